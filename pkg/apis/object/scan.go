@@ -1,0 +1,119 @@
+package object
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+)
+
+var errTruncated = errors.New("JSON ends early")
+
+// scanMembers calls visit for each `"key":value` of the members of a JSON object,
+// given without its braces. Values are found by their brackets and quotes alone:
+// what is inside is for the caller to check.
+func scanMembers(members []byte, visit func(key string, value []byte) error) error {
+	i := skipSpace(members, 0)
+	for i < len(members) {
+		end, err := skipString(members, i)
+		if err != nil {
+			return err
+		}
+		key, err := unquote(members[i:end])
+		if err != nil {
+			return err
+		}
+		i = skipSpace(members, end)
+		if i >= len(members) || members[i] != ':' {
+			return fmt.Errorf("no colon after %q", key)
+		}
+		i = skipSpace(members, i+1)
+		end, err = skipValue(members, i)
+		if err != nil {
+			return fmt.Errorf("%s: %w", key, err)
+		}
+		if err := visit(key, members[i:end:end]); err != nil {
+			return err
+		}
+		i = skipSpace(members, end)
+		if i == len(members) {
+			return nil
+		}
+		if members[i] != ',' {
+			return fmt.Errorf("no comma after %q", key)
+		}
+		i = skipSpace(members, i+1)
+		if i == len(members) {
+			return errTruncated
+		}
+	}
+	return nil
+}
+
+func unquote(quoted []byte) (string, error) {
+	for _, c := range quoted {
+		if c == '\\' {
+			var s string
+			err := json.Unmarshal(quoted, &s)
+			return s, err
+		}
+	}
+	return string(quoted[1 : len(quoted)-1]), nil
+}
+
+func skipSpace(b []byte, i int) int {
+	for i < len(b) && (b[i] == ' ' || b[i] == '\n' || b[i] == '\t' || b[i] == '\r') {
+		i++
+	}
+	return i
+}
+
+func skipString(b []byte, i int) (int, error) {
+	if i >= len(b) || b[i] != '"' {
+		return 0, errors.New("a key must be a string")
+	}
+	for i++; i < len(b); i++ {
+		switch b[i] {
+		case '\\':
+			i++
+		case '"':
+			return i + 1, nil
+		}
+	}
+	return 0, errTruncated
+}
+
+func skipValue(b []byte, i int) (int, error) {
+	if i >= len(b) {
+		return 0, errTruncated
+	}
+	switch b[i] {
+	case '"':
+		return skipString(b, i)
+	case '{', '[':
+		for depth := 0; i < len(b); i++ {
+			switch b[i] {
+			case '"':
+				end, err := skipString(b, i)
+				if err != nil {
+					return 0, err
+				}
+				i = end - 1
+			case '{', '[':
+				depth++
+			case '}', ']':
+				if depth--; depth == 0 {
+					return i + 1, nil
+				}
+			}
+		}
+		return 0, errTruncated
+	}
+	start := i
+	for i < len(b) && b[i] != ',' && b[i] != '}' && b[i] != ']' && b[i] != ' ' && b[i] != '\n' && b[i] != '\t' && b[i] != '\r' {
+		i++
+	}
+	if i == start {
+		return 0, errors.New("no value")
+	}
+	return i, nil
+}
