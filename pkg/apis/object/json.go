@@ -100,13 +100,7 @@ func (l *List) MarshalJSON() ([]byte, error) { return l.AppendJSON(nil, l.APIVer
 // AppendJSON appends the list's JSON to dst. With itemKind set, items are given it
 // and apiVersion; otherwise they keep their own.
 func (l *List) AppendJSON(dst []byte, apiVersion, itemKind, listKind string) []byte {
-	dst = append(dst, `{"apiVersion":`...)
-	dst = appendString(dst, apiVersion)
-	dst = append(dst, `,"kind":`...)
-	dst = appendString(dst, listKind)
-	dst = append(dst, `,"metadata":`...)
-	dst = appendListMeta(dst, &l.ListMeta)
-	dst = append(dst, `,"items":[`...)
+	dst = l.AppendHead(dst, apiVersion, listKind)
 	for i := range l.Items {
 		if i > 0 {
 			dst = append(dst, ',')
@@ -119,6 +113,17 @@ func (l *List) AppendJSON(dst []byte, apiVersion, itemKind, listKind string) []b
 		}
 	}
 	return append(dst, ']', '}')
+}
+
+// AppendHead appends the list's JSON up to the bracket that opens its items.
+func (l *List) AppendHead(dst []byte, apiVersion, listKind string) []byte {
+	dst = append(dst, `{"apiVersion":`...)
+	dst = appendString(dst, apiVersion)
+	dst = append(dst, `,"kind":`...)
+	dst = appendString(dst, listKind)
+	dst = append(dst, `,"metadata":`...)
+	dst = appendListMeta(dst, &l.ListMeta)
+	return append(dst, `,"items":[`...)
 }
 
 func appendListMeta(dst []byte, m *metav1.ListMeta) []byte {

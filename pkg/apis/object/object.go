@@ -25,6 +25,8 @@ type Object struct {
 	cluster string
 	body    []byte         // the members besides apiVersion, kind and metadata: `"spec":{...},"status":{...}`, keys sorted
 	content map[string]any // the body as a tree, only while an object is being written; read-only
+
+	prototype bool
 }
 
 // List is a list of Objects of one kind.
@@ -46,6 +48,17 @@ func New(gvk schema.GroupVersionKind) *Object {
 	o.SetGroupVersionKind(gvk)
 	return o
 }
+
+// NewPrototype returns an empty object that says so: it stands for its kind where
+// the API machinery wants a sample and not an object.
+func NewPrototype(gvk schema.GroupVersionKind) *Object {
+	o := New(gvk)
+	o.prototype = true
+	return o
+}
+
+// IsPrototype tells what NewPrototype made and nobody has filled since.
+func (o *Object) IsPrototype() bool { return o.prototype }
 
 // Cluster is the name of the virtual cluster that holds the object. It is set by
 // the storage layer from the etcd key and is never part of the object's JSON.

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	goruntime "runtime"
+
+	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
+
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
+	"github.com/vmesh-io/vmesh/pkg/version"
+)
+
+func newVersionCommand() *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:     "version",
+		Short:   "Print the version",
+		Example: "  vmesh version -o json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			info := struct {
+				Version   string `json:"version"`
+				Commit    string `json:"commit"`
+				Date      string `json:"date"`
+				GoVersion string `json:"goVersion"`
+			}{version.Version, version.Commit, version.Date, goruntime.Version()}
+			var data []byte
+			var err error
+			switch output {
+			case "":
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "vmesh %s (%s, %s)\n", info.Version, info.Commit, info.GoVersion)
+				return err
+			case "json":
+				data, err = json.MarshalIndent(info, "", "  ")
+				data = append(data, '\n')
+			case "yaml":
+				data, err = yaml.Marshal(info)
+			default:
+				return fmt.Errorf("--output: %q is neither json nor yaml", output)
+			}
+			if err != nil {
+				return err
+			}
+			_, err = cmd.OutOrStdout().Write(data)
+			return err
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "", "How to print it: json or yaml; by default in words.")
+	return cmd
+}
+
+// clusterNames reads the names out of a list of virtual clusters.
+func clusterNames(data []byte) []string {
+	var list v1alpha1.VirtualClusterList
+	if err := json.Unmarshal(data, &list); err != nil {
+		return nil
+	}
+	names := make([]string, 0, len(list.Items))
+	for _, vc := range list.Items {
+		names = append(names, vc.Name)
+	}
+	return names
+}

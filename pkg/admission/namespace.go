@@ -1,0 +1,75 @@
+// Package admission decides what may come in, after authorization and before storage.
+package admission
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/registry/rest"
+
+	"github.com/vmesh-io/vmesh/pkg/apis/object"
+)
+
+// NamespaceLifecycle refuses new objects in namespaces that do not exist or are being
+// emptied, and the deletion of the namespaces that every virtual cluster has. Upstream's
+// plugin of that name remembers namespaces by their bare names and would mix up virtual
+// clusters.
+type NamespaceLifecycle struct {
+	*admission.Handler
+	namespaces rest.Getter
+}
+
+var _ admission.ValidationInterface = (*NamespaceLifecycle)(nil)
+
+// NewNamespaceLifecycle reads namespaces from their storage.
+func NewNamespaceLifecycle(namespaces rest.Getter) *NamespaceLifecycle {
+	return &NamespaceLifecycle{admission.NewHandler(admission.Create, admission.Delete), namespaces}
+}
+
+var namespaceKind = schema.GroupKind{Kind: "Namespace"}
+
+// Validate implements admission.ValidationInterface.
+func (l *NamespaceLifecycle) Validate(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	if a.GetOperation() == admission.Delete {
+		if a.GetKind().GroupKind() == namespaceKind && a.GetName() == metav1.NamespaceDefault {
+			return apierrors.NewForbidden(a.GetResource().GroupResource(), a.GetName(), fmt.Errorf("this namespace may not be deleted"))
+		}
+		return nil
+	}
+	if a.GetNamespace() == "" || a.GetKind().GroupKind() == namespaceKind {
+		return nil
+	}
+	namespace, err := l.get(ctx, a.GetNamespace())
+	if err != nil {
+		return err
+	}
+	if namespace.DeletionTimestamp == nil {
+		return nil
+	}
+	forbidden := apierrors.NewForbidden(a.GetResource().GroupResource(), a.GetName(),
+		fmt.Errorf("unable to create new content in namespace %s because it is being terminated", namespace.Name))
+	forbidden.ErrStatus.Details.Causes = append(forbidden.ErrStatus.Details.Causes, metav1.StatusCause{
+		Type: corev1.NamespaceTerminatingCause, Message: fmt.Sprintf("namespace %s is being terminated", namespace.Name), Field: "metadata.namespace",
+	})
+	return forbidden
+}
+
+// get reads a namespace from the watch cache, and from etcd when the cache has none:
+// it may be a moment old.
+func (l *NamespaceLifecycle) get(ctx context.Context, name string) (*object.Object, error) {
+	ctx = request.WithNamespace(ctx, metav1.NamespaceNone)
+	obj, err := l.namespaces.Get(ctx, name, &metav1.GetOptions{ResourceVersion: "0"})
+	if apierrors.IsNotFound(err) {
+		obj, err = l.namespaces.Get(ctx, name, &metav1.GetOptions{})
+	}
+	if err != nil {
+		return nil, err
+	}
+	return obj.(*object.Object), nil
+}

@@ -1,0 +1,43 @@
+// Package vmesh makes the kinds of vmesh's own API from the definitions that are
+// generated from its Go types.
+package vmesh
+
+import (
+	"embed"
+	"fmt"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/vmesh-io/vmesh/pkg/apis/kind"
+)
+
+//go:embed v1alpha1/crds/*.yaml
+var definitions embed.FS
+
+// Kinds makes the kinds that the root serves and stores, and KubeconfigRequest,
+// which is answered and not stored.
+func Kinds(virtualClusterHooks kind.Hooks) (virtualClusters, meshes, kubeconfigRequests *kind.Kind, err error) {
+	for _, k := range []struct {
+		plural string
+		hooks  kind.Hooks
+		kind   **kind.Kind
+	}{
+		{"virtualclusters", virtualClusterHooks, &virtualClusters},
+		{"meshes", kind.Hooks{}, &meshes},
+		{"kubeconfigrequests", kind.Hooks{}, &kubeconfigRequests},
+	} {
+		data, err := definitions.ReadFile("v1alpha1/crds/vmesh.io_" + k.plural + ".yaml")
+		if err != nil {
+			return nil, nil, nil, fmt.Errorf("reading the definition of %s: %w", k.plural, err)
+		}
+		var crd apiextensionsv1.CustomResourceDefinition
+		if err := yaml.Unmarshal(data, &crd); err != nil {
+			return nil, nil, nil, fmt.Errorf("decoding the definition of %s: %w", k.plural, err)
+		}
+		if *k.kind, err = kind.New(&crd, k.hooks); err != nil {
+			return nil, nil, nil, fmt.Errorf("making %s: %w", k.plural, err)
+		}
+	}
+	return virtualClusters, meshes, kubeconfigRequests, nil
+}

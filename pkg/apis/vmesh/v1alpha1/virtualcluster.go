@@ -1,0 +1,107 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// VirtualCluster is an isolated API endpoint under /clusters/NAME: one team's
+// namespaces and mesh configuration, reached with any Kubernetes client.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:scope=Cluster,path=virtualclusters,singular=virtualcluster,shortName=vcl,categories=vmesh
+// +kubebuilder:printcolumn:name="Mesh",type=string,JSONPath=`.spec.mesh`
+// +kubebuilder:printcolumn:name="Namespaces",type=string,JSONPath=`.spec.namespaces`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="URL",type=string,priority=1,JSONPath=`.status.url`
+// +kubebuilder:validation:XValidation:rule="self.metadata.name.size() <= 63",message="the name must be a DNS label: at most 63 characters"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="the name must be a DNS label: lower-case letters, digits and -, without dots"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name != 'root'",message="root is the name of the endpoint that manages virtual clusters"
+type VirtualCluster struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// What the virtual cluster is to be.
+	// +optional
+	// +kubebuilder:default={}
+	Spec VirtualClusterSpec `json:"spec,omitempty"`
+	// What it is. Written by vmesh.
+	// +optional
+	Status VirtualClusterStatus `json:"status,omitempty"`
+}
+
+// VirtualClusterSpec is what a virtual cluster is to be.
+type VirtualClusterSpec struct {
+	// The mesh that this virtual cluster contributes to.
+	// +optional
+	// +kubebuilder:default=default
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Mesh string `json:"mesh,omitempty"`
+
+	// The namespaces of the mesh that this virtual cluster owns: names (shop), prefix
+	// patterns (shop-*), or * for every namespace that no other virtual cluster owns. No
+	// two virtual clusters of a mesh may own the same namespace. What lies in other
+	// namespaces of the virtual cluster stays there and does not reach the mesh; with no
+	// namespaces at all the virtual cluster is a sandbox.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=1000
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=63
+	// +kubebuilder:validation:items:Pattern=`^(\*|[a-z0-9][-a-z0-9]*\*|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$`
+	Namespaces []NamespacePattern `json:"namespaces,omitempty"`
+}
+
+// VirtualClusterStatus is what a virtual cluster is.
+type VirtualClusterStatus struct {
+	// The address of the virtual cluster's API.
+	// +optional
+	URL string `json:"url,omitempty"`
+
+	// How far a deletion has come. Absent while the virtual cluster is not being deleted.
+	// +optional
+	Deletion *DeletionStatus `json:"deletion,omitempty"`
+
+	// The state in detail; Ready says whether the virtual cluster serves its API.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// DeletionStatus says how far the removal of a virtual cluster's objects has come.
+type DeletionStatus struct {
+	// How many objects there were when the deletion began.
+	Total int64 `json:"total"`
+	// How many of them are gone.
+	Removed int64 `json:"removed"`
+}
+
+const (
+	// ConditionReady is the condition type that says whether an object does its work.
+	ConditionReady = "Ready"
+
+	// ReasonServing: the virtual cluster answers requests.
+	ReasonServing = "Serving"
+	// ReasonDeleting: the virtual cluster is being emptied and refuses writes.
+	ReasonDeleting = "Deleting"
+
+	// AnnotationConfirmDeletion is the second asking that deleting a virtual cluster which
+	// still holds objects takes: its value must be the virtual cluster's name.
+	AnnotationConfirmDeletion = "vmesh.io/confirm-deletion"
+
+	// FinalizerPurge keeps a deleted VirtualCluster until all it holds is removed.
+	FinalizerPurge = "vmesh.io/purge"
+)
+
+// VirtualClusterList is a list of virtual clusters.
+//
+// +kubebuilder:object:root=true
+type VirtualClusterList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []VirtualCluster `json:"items"`
+}

@@ -1,0 +1,164 @@
+package apiserver
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	goruntime "runtime"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/sets"
+	apimachineryversion "k8s.io/apimachinery/pkg/version"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	genericfilters "k8s.io/apiserver/pkg/server/filters"
+	"k8s.io/apiserver/pkg/util/compatibility"
+	restclient "k8s.io/client-go/rest"
+	basecompatibility "k8s.io/component-base/compatibility"
+
+	"github.com/vmesh-io/vmesh/pkg/apis/kind"
+	"github.com/vmesh-io/vmesh/pkg/apiserver/codec"
+	"github.com/vmesh-io/vmesh/pkg/apiserver/filters"
+	"github.com/vmesh-io/vmesh/pkg/authz"
+	"github.com/vmesh-io/vmesh/pkg/openapi"
+	"github.com/vmesh-io/vmesh/pkg/registry/review"
+	"github.com/vmesh-io/vmesh/pkg/version"
+)
+
+// minRequestTimeout is the least time after which a watch is ended; the most is double.
+const minRequestTimeout = 30 * time.Minute
+
+// endpoint is an API: the root's, or that of every virtual cluster.
+type endpoint struct {
+	server *genericapiserver.GenericAPIServer
+	codec  *codec.Codec
+}
+
+// endpointConfig is what an endpoint is made of.
+type endpointConfig struct {
+	name          string
+	kinds         []*kind.Kind // all that its bodies can be
+	storage       groups       // what is served
+	options       *Options
+	secure        *genericapiserver.SecureServingInfo
+	authenticator authenticator.Request
+	admission     admission.Interface
+	clusters      filters.Clusters
+	// wrap, if set, goes around the whole chain of filters.
+	wrap func(http.Handler) http.Handler
+	// process says that the process's own paths (metrics, profiles) are served here.
+	process bool
+}
+
+// newEndpoint makes an API server for what is given; nothing listens yet.
+func newEndpoint(c endpointConfig) (*endpoint, error) {
+	e := &endpoint{codec: codec.New(c.kinds)}
+	z := authz.Authorizer{}
+
+	metaScheme := runtime.NewScheme()
+	metav1.AddToGroupVersion(metaScheme, schema.GroupVersion{Version: "v1"})
+	metaScheme.AddUnversionedTypes(schema.GroupVersion{Version: "v1"},
+		&metav1.Status{}, &metav1.APIVersions{}, &metav1.APIGroupList{}, &metav1.APIGroup{}, &metav1.APIResourceList{})
+
+	config := genericapiserver.NewConfig(serializer.NewCodecFactory(metaScheme))
+	config.EffectiveVersion = effectiveVersion{compatibility.DefaultBuildEffectiveVersion()}
+	config.SecureServing = c.secure
+	config.ExternalAddress = net.JoinHostPort(c.options.BindAddress.String(), fmt.Sprint(c.options.SecurePort))
+	config.LoopbackClientConfig = &restclient.Config{} // nothing in the process calls itself
+	config.Authentication.Authenticator = c.authenticator
+	config.Authorization.Authorizer = z
+	config.AdmissionControl = c.admission
+	config.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString())
+	config.MaxRequestBodyBytes = c.options.MaxBodyBytes
+	config.MinRequestTimeout = int(minRequestTimeout.Seconds())
+	config.SkipOpenAPIInstallation = true
+	config.EnableMetrics, config.EnableProfiling = c.process, c.process
+	config.ShutdownWatchTerminationGracePeriod = 2 * time.Second
+	config.MaxRequestsInFlight, config.MaxMutatingRequestsInFlight = 4000, 1000
+	config.BuildHandlerChainFunc = func(handler http.Handler, generic *genericapiserver.Config) http.Handler {
+		handler = filters.WithState(handler, c.clusters, generic.Serializer)
+		handler = genericapiserver.DefaultBuildHandlerChain(handler, generic)
+		if c.wrap != nil {
+			handler = c.wrap(handler)
+		}
+		return handler
+	}
+	server, err := config.Complete(nil).New(c.name, genericapiserver.NewEmptyDelegate())
+	if err != nil {
+		return nil, fmt.Errorf("making the %s endpoint: %w", c.name, err)
+	}
+	e.server = server
+
+	l := limits{admission: c.admission, minRequestTimeout: minRequestTimeout, maxRequestBodyBytes: c.options.MaxBodyBytes}
+	for _, g := range c.storage.all() {
+		if err := install(server, g, objectMachinery(e.codec), l); err != nil {
+			return nil, err
+		}
+	}
+	reviews, scheme, err := reviewGroups(z)
+	if err != nil {
+		return nil, err
+	}
+	for _, g := range reviews.all() {
+		if err := install(server, g, schemeMachinery(scheme), l); err != nil {
+			return nil, err
+		}
+	}
+	openapi.Install(server.Handler.NonGoRestfulMux, c.kinds)
+	return e, nil
+}
+
+// limits are what every group is served with.
+type limits struct {
+	admission           admission.Interface
+	minRequestTimeout   time.Duration
+	maxRequestBodyBytes int64
+}
+
+// reviewGroups are the questions that a caller can ask about itself.
+func reviewGroups(z authz.Authorizer) (groups, *runtime.Scheme, error) {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{authenticationv1.AddToScheme, authorizationv1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return groups{}, nil, err
+		}
+	}
+	// The machinery decodes into an internal version; these types are their own.
+	for _, gv := range []schema.GroupVersion{authenticationv1.SchemeGroupVersion, authorizationv1.SchemeGroupVersion} {
+		internal := schema.GroupVersion{Group: gv.Group, Version: runtime.APIVersionInternal}
+		for name := range scheme.KnownTypes(gv) {
+			sample, err := scheme.New(gv.WithKind(name))
+			if err != nil {
+				return groups{}, nil, err
+			}
+			if _, isObject := sample.(metav1.ObjectMetaAccessor); isObject {
+				scheme.AddKnownTypeWithName(internal.WithKind(name), sample)
+			}
+		}
+	}
+	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
+	var g groups
+	g.add(authenticationv1.SchemeGroupVersion, "selfsubjectreviews", review.SelfSubjectReview())
+	g.add(authorizationv1.SchemeGroupVersion, "selfsubjectaccessreviews", review.SelfSubjectAccessReview(z))
+	g.add(authorizationv1.SchemeGroupVersion, "selfsubjectrulesreviews", review.SelfSubjectRulesReview(z))
+	return g, scheme, nil
+}
+
+// effectiveVersion is Kubernetes' version as far as the API goes, with vmesh's own in it.
+type effectiveVersion struct {
+	basecompatibility.EffectiveVersion
+}
+
+func (effectiveVersion) Info() *apimachineryversion.Info {
+	return &apimachineryversion.Info{
+		Major: "1", Minor: "37", GitVersion: "v1.37.2+vmesh." + version.Version, GitCommit: version.Commit, GitTreeState: "clean",
+		BuildDate: version.Date, GoVersion: goruntime.Version(), Compiler: goruntime.Compiler, Platform: goruntime.GOOS + "/" + goruntime.GOARCH,
+	}
+}

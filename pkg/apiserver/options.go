@@ -1,0 +1,162 @@
+// Package apiserver puts the server together: the root's API, the virtual clusters'
+// API behind it, and the sources of truth that both share.
+package apiserver
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/spf13/pflag"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"sigs.k8s.io/yaml"
+)
+
+// Options are what can be chosen at start. NewOptions has sane defaults: everything on
+// loopback, etcd inside the process.
+type Options struct {
+	DataDir        string
+	BindAddress    net.IP
+	SecurePort     int
+	ExternalURL    string
+	TLSHosts       []string
+	XDSAddress     string
+	XDSTLSAddress  string
+	Etcd           EtcdOptions
+	MaxBodyBytes   int64
+	ShutdownPeriod time.Duration
+}
+
+// EtcdOptions name an etcd cluster to use in place of the embedded one.
+type EtcdOptions struct {
+	Servers                   []string
+	CAFile, CertFile, KeyFile string
+	Prefix                    string
+	CompactionInterval        time.Duration
+}
+
+// NewOptions are the defaults.
+func NewOptions() *Options {
+	return &Options{
+		DataDir:        "data",
+		BindAddress:    net.IPv4(127, 0, 0, 1),
+		SecurePort:     7443,
+		XDSAddress:     "127.0.0.1:15051",
+		Etcd:           EtcdOptions{Prefix: "/registry", CompactionInterval: 5 * time.Minute},
+		MaxBodyBytes:   3 << 20,
+		ShutdownPeriod: 30 * time.Second,
+	}
+}
+
+// AddFlags puts the options into a flag set.
+func (o *Options) AddFlags(fs *pflag.FlagSet) {
+	fs.StringVar(&o.DataDir, "data-dir", o.DataDir, "Where certificates, kubeconfigs and the embedded etcd live; made when absent.")
+	fs.IPVar(&o.BindAddress, "bind-address", o.BindAddress, "The address to serve the API on. 0.0.0.0 or :: serve on every interface.")
+	fs.IntVar(&o.SecurePort, "secure-port", o.SecurePort, "The port to serve the API on, by HTTPS.")
+	fs.StringVar(&o.ExternalURL, "external-url", o.ExternalURL, "The URL under which clients reach the server, for kubeconfigs and status; by default made of the address and port.")
+	fs.StringSliceVar(&o.TLSHosts, "tls-host", o.TLSHosts, "Further DNS names and IP addresses that the serving certificate is good for.")
+	fs.StringVar(&o.XDSAddress, "xds-address", o.XDSAddress, "The address to serve istiod on, by xDS in plain text; empty for none.")
+	fs.StringVar(&o.XDSTLSAddress, "xds-tls-address", o.XDSTLSAddress, "The address to serve istiod on, by xDS over TLS; empty for none.")
+	fs.StringSliceVar(&o.Etcd.Servers, "etcd-servers", o.Etcd.Servers, "The URLs of an etcd cluster to use in place of the embedded etcd.")
+	fs.StringVar(&o.Etcd.CAFile, "etcd-cafile", o.Etcd.CAFile, "The authority of etcd's certificates.")
+	fs.StringVar(&o.Etcd.CertFile, "etcd-certfile", o.Etcd.CertFile, "The client certificate to show to etcd.")
+	fs.StringVar(&o.Etcd.KeyFile, "etcd-keyfile", o.Etcd.KeyFile, "The key of the client certificate to show to etcd.")
+	fs.StringVar(&o.Etcd.Prefix, "etcd-prefix", o.Etcd.Prefix, "The prefix of all keys in etcd.")
+	fs.DurationVar(&o.Etcd.CompactionInterval, "etcd-compaction-interval", o.Etcd.CompactionInterval, "How often old revisions are compacted away; 0 for never.")
+	fs.Int64Var(&o.MaxBodyBytes, "max-request-body-bytes", o.MaxBodyBytes, "The largest request body that is read.")
+	fs.DurationVar(&o.ShutdownPeriod, "shutdown-period", o.ShutdownPeriod, "How long requests that are under way may take to end after SIGTERM.")
+	utilfeature.DefaultMutableFeatureGate.AddFlag(fs)
+}
+
+// Validate says what is wrong with the options, each with its flag.
+func (o *Options) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if o.DataDir == "" {
+		bad("--data-dir: must not be empty")
+	}
+	if o.SecurePort < 1 || o.SecurePort > 65535 {
+		bad("--secure-port: %d is not a port: choose one from 1 to 65535", o.SecurePort)
+	}
+	for flag, address := range map[string]string{"--xds-address": o.XDSAddress, "--xds-tls-address": o.XDSTLSAddress} {
+		if _, _, err := net.SplitHostPort(address); address != "" && err != nil {
+			bad("%s: %q is not HOST:PORT: %w", flag, address, err)
+		}
+	}
+	if (o.Etcd.CertFile == "") != (o.Etcd.KeyFile == "") {
+		bad("--etcd-certfile and --etcd-keyfile: give both or neither")
+	}
+	if o.MaxBodyBytes < 1<<10 {
+		bad("--max-request-body-bytes: %d is too little for any object: at least 1024", o.MaxBodyBytes)
+	}
+	return errors.Join(errs...)
+}
+
+// LoadFile sets flags from a file: a YAML object whose keys are flag names. Flags on
+// the command line come before it.
+func LoadFile(fs *pflag.FlagSet, name string) error {
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return fmt.Errorf("--config: %w", err)
+	}
+	values := map[string]any{}
+	if err := yaml.UnmarshalStrict(data, &values); err != nil {
+		return fmt.Errorf("--config %s: %w", name, err)
+	}
+	for key, value := range values {
+		flag := fs.Lookup(key)
+		if flag == nil {
+			return fmt.Errorf("--config %s: %s: there is no such flag; see vmesh server --help", name, key)
+		}
+		if flag.Changed {
+			continue
+		}
+		items, isList := value.([]any)
+		if !isList {
+			items = []any{value}
+		}
+		for _, item := range items {
+			if err := fs.Set(key, fmt.Sprint(item)); err != nil {
+				return fmt.Errorf("--config %s: %s: %w", name, key, err)
+			}
+		}
+	}
+	return nil
+}
+
+// URL is the address that clients are given.
+func (o *Options) URL() string {
+	if o.ExternalURL != "" {
+		return o.ExternalURL
+	}
+	host := o.BindAddress.String()
+	if o.BindAddress.IsUnspecified() {
+		host = "localhost"
+		if name, err := os.Hostname(); err == nil {
+			host = name
+		}
+	}
+	return "https://" + net.JoinHostPort(host, strconv.Itoa(o.SecurePort))
+}
+
+// hosts are what the serving certificate must be good for.
+func (o *Options) hosts() []string {
+	hosts := []string{"localhost", "127.0.0.1", "::1"}
+	if !o.BindAddress.IsUnspecified() && !o.BindAddress.IsLoopback() {
+		hosts = append(hosts, o.BindAddress.String())
+	}
+	if name, err := os.Hostname(); err == nil {
+		hosts = append(hosts, name)
+	}
+	return append(hosts, o.TLSHosts...)
+}
+
+// AdminKubeconfig is the file with the root administrator's access.
+func (o *Options) AdminKubeconfig() string { return filepath.Join(o.DataDir, "admin.kubeconfig") }
+
+func (o *Options) pkiDir() string  { return filepath.Join(o.DataDir, "pki") }
+func (o *Options) etcdDir() string { return filepath.Join(o.DataDir, "etcd") }

@@ -1,0 +1,160 @@
+package resource
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/apiserver/pkg/storage/names"
+	"k8s.io/apiserver/pkg/warning"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"github.com/vmesh-io/vmesh/pkg/apis/kind"
+	"github.com/vmesh-io/vmesh/pkg/apis/object"
+)
+
+// strategy is what writing an object of a kind means.
+type strategy struct {
+	names.NameGenerator
+	kind *kind.Kind
+}
+
+var (
+	_ rest.RESTCreateStrategy              = strategy{}
+	_ rest.RESTUpdateStrategy              = strategy{}
+	_ rest.RESTDeleteStrategy              = strategy{}
+	_ rest.GarbageCollectionDeleteStrategy = strategy{}
+)
+
+func newStrategy(k *kind.Kind) strategy {
+	return strategy{NameGenerator: names.SimpleNameGenerator, kind: k}
+}
+
+func (s strategy) ObjectKinds(obj runtime.Object) ([]schema.GroupVersionKind, bool, error) {
+	return []schema.GroupVersionKind{obj.GetObjectKind().GroupVersionKind()}, false, nil
+}
+
+func (s strategy) Recognizes(gvk schema.GroupVersionKind) bool {
+	return gvk.GroupKind() == s.kind.GroupKind()
+}
+
+func (s strategy) NamespaceScoped() bool { return s.kind.Namespaced() }
+
+// DefaultGarbageCollectionPolicy deletes dependents in the background.
+func (s strategy) DefaultGarbageCollectionPolicy(context.Context) rest.GarbageCollectionPolicy {
+	return rest.DeleteDependents
+}
+
+// AllowCreateOnUpdate is false: PUT replaces, as for custom resources.
+func (s strategy) AllowCreateOnUpdate(context.Context) bool { return false }
+
+// AllowUnconditionalUpdate follows upstream: custom resources must say which version
+// they replace, Kubernetes' own kinds need not.
+func (s strategy) AllowUnconditionalUpdate(context.Context) bool { return s.kind.Hooks.Builtin }
+
+func (s strategy) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set { return nil }
+
+// hasStatus says whether the status is written through its own endpoint only.
+func (s strategy) hasStatus(o *object.Object) bool {
+	return s.kind.HasStatus(o.GroupVersionKind().Version)
+}
+
+func (s strategy) PrepareForCreate(_ context.Context, obj runtime.Object) {
+	o := obj.(*object.Object)
+	o.Generation = 0
+	if !s.kind.Hooks.Builtin {
+		o.Generation = 1
+	}
+	if s.hasStatus(o) {
+		setMember(o, "status", nil, false)
+	}
+}
+
+func (s strategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
+	o, was := obj.(*object.Object), old.(*object.Object)
+	if s.hasStatus(o) {
+		if kept := was.Field("status"); !bytes.Equal(kept, o.Field("status")) {
+			status, has := member(was, "status")
+			setMember(o, "status", status, has)
+		}
+	}
+	if !s.kind.Hooks.Builtin && !bytes.Equal(o.Body(), was.Body()) {
+		o.Generation = was.Generation + 1
+	}
+}
+
+func (s strategy) Validate(ctx context.Context, obj runtime.Object) field.ErrorList {
+	return s.validate(ctx, obj.(*object.Object), nil)
+}
+
+func (s strategy) ValidateUpdate(ctx context.Context, obj, old runtime.Object) field.ErrorList {
+	return s.validate(ctx, obj.(*object.Object), old.(*object.Object))
+}
+
+func (s strategy) validate(ctx context.Context, o, old *object.Object) field.ErrorList {
+	if prepare := s.kind.Hooks.Prepare; prepare != nil {
+		// Here and not in PrepareForCreate, which has no way to refuse.
+		if err := prepare(o, old); err != nil {
+			return field.ErrorList{field.InternalError(nil, err)}
+		}
+	}
+	warnings, errs := s.kind.Validate(ctx, o.GroupVersionKind().Version, o, old)
+	for _, w := range warnings {
+		warning.AddWarning(ctx, "", w)
+	}
+	return errs
+}
+
+func (s strategy) WarningsOnCreate(_ context.Context, obj runtime.Object) []string {
+	return finalizerWarnings(obj.(*object.Object).Finalizers, nil)
+}
+
+func (s strategy) WarningsOnUpdate(_ context.Context, obj, old runtime.Object) []string {
+	return finalizerWarnings(obj.(*object.Object).Finalizers, old.(*object.Object).Finalizers)
+}
+
+// finalizerWarnings are for names that another's finalizer could bear as well.
+func finalizerWarnings(now, before []string) []string {
+	var warnings []string
+	for _, name := range now {
+		if slices.Contains(before, name) || strings.Contains(name, "/") {
+			continue
+		}
+		switch name {
+		case "orphan", "foregroundDeletion", "kubernetes":
+		default:
+			warnings = append(warnings, fmt.Sprintf("metadata.finalizers: %q: prefer a domain-qualified finalizer name including a path (/) to avoid accidental conflicts with other finalizer writers", name))
+		}
+	}
+	return warnings
+}
+
+// Canonicalize forgets the tree: from here on the object is stored and shared.
+func (s strategy) Canonicalize(obj runtime.Object) { obj.(*object.Object).DropContent() }
+
+// statusStrategy is what writing the status alone means.
+type statusStrategy struct{ strategy }
+
+func (s statusStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
+	o, was := obj.(*object.Object), old.(*object.Object)
+	status, has := member(o, "status")
+	managed, version := o.ManagedFields, o.APIVersion
+
+	was.DeepCopyInto(o)
+	o.ManagedFields, o.APIVersion = managed, version
+	if kept, had := member(was, "status"); had != has || !apiequality.Semantic.DeepEqual(kept, status) {
+		setMember(o, "status", status, has)
+	}
+}
+
+func (s statusStrategy) ValidateUpdate(ctx context.Context, obj, old runtime.Object) field.ErrorList {
+	o := obj.(*object.Object)
+	return s.kind.ValidateStatus(ctx, o.GroupVersionKind().Version, o, old.(*object.Object))
+}

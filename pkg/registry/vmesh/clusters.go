@@ -1,0 +1,447 @@
+// Package vmesh is the storage of virtual clusters and meshes.
+package vmesh
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"sync"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/apiserver/pkg/util/dryrun"
+
+	"github.com/vmesh-io/vmesh/pkg/apis/kind"
+	"github.com/vmesh-io/vmesh/pkg/apis/object"
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/ownership"
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
+	"github.com/vmesh-io/vmesh/pkg/registry/resource"
+	"github.com/vmesh-io/vmesh/pkg/storage/logical"
+)
+
+// Version is the version that vmesh's own kinds are served in.
+const Version = "v1alpha1"
+
+// Clusters knows the virtual clusters: what a new one may claim, how it is set up, and
+// when it may be deleted. It is safe for concurrent use.
+type Clusters struct {
+	store      *resource.Store
+	meshes     *resource.Store
+	namespaces *resource.Store
+	backend    *logical.Backend
+	url        func(cluster string) string
+
+	mu     sync.Mutex
+	claims *ownership.Index
+	// pending are the claims of writes that are under way and not in the index yet.
+	pending map[string]ownership.Claims
+}
+
+// NewClusters makes the keeper of virtual clusters. url gives the address of a virtual
+// cluster's API.
+func NewClusters(backend *logical.Backend, url func(cluster string) string) *Clusters {
+	return &Clusters{backend: backend, url: url, claims: ownership.New(), pending: map[string]ownership.Claims{}}
+}
+
+// Hooks are what the kind VirtualCluster asks of it.
+func (c *Clusters) Hooks() kind.Hooks {
+	return kind.Hooks{Prepare: c.prepare, Validate: c.validate}
+}
+
+// Attach gives it the storages, before the first request.
+func (c *Clusters) Attach(clusters, meshes, namespaces *resource.Store) {
+	c.store, c.meshes, c.namespaces = clusters, meshes, namespaces
+	clusters.BeginCreate = c.beginCreate
+	clusters.BeginUpdate = c.beginUpdate
+}
+
+// Claims is the index of who owns what.
+func (c *Clusters) Claims() *ownership.Index {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.claims
+}
+
+// Replaced implements logical.Observer.
+func (c *Clusters) Replaced(items []*object.Object, _ uint64) {
+	all := make([]ownership.Claims, 0, len(items))
+	for _, o := range items {
+		if vc, err := Decode(o); err == nil {
+			all = append(all, ownership.ClaimsOf(vc))
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.claims = ownership.New(all...)
+}
+
+// Changed implements logical.Observer.
+func (c *Clusters) Changed(t watch.EventType, o *object.Object, _ uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t == watch.Deleted {
+		c.claims = c.claims.Without(o.Name)
+		return
+	}
+	if vc, err := Decode(o); err == nil {
+		c.claims = c.claims.With(ownership.ClaimsOf(vc))
+	}
+}
+
+// Progressed implements logical.Observer.
+func (c *Clusters) Progressed(uint64) {}
+
+// Decode reads a VirtualCluster.
+func Decode(o *object.Object) (*v1alpha1.VirtualCluster, error) {
+	vc := &v1alpha1.VirtualCluster{}
+	if err := o.Into(vc); err != nil {
+		return nil, fmt.Errorf("decoding virtual cluster %s: %w", o.Name, err)
+	}
+	return vc, nil
+}
+
+// RootContext is a context for reads and writes in the root.
+func RootContext(ctx context.Context) context.Context {
+	return request.WithNamespace(logical.WithCluster(ctx, logical.Root), metav1.NamespaceNone)
+}
+
+// get reads a virtual cluster: from the watch cache, or from etcd what the cache has not
+// got yet, so that a virtual cluster is known from the moment its creation is answered.
+func (c *Clusters) get(ctx context.Context, name string) (*object.Object, error) {
+	ctx = RootContext(ctx)
+	obj, err := c.store.Get(ctx, name, &metav1.GetOptions{ResourceVersion: "0"})
+	if apierrors.IsNotFound(err) {
+		obj, err = c.store.Get(ctx, name, &metav1.GetOptions{})
+	}
+	if err != nil {
+		return nil, err
+	}
+	return obj.(*object.Object), nil
+}
+
+// State implements filters.Clusters.
+func (c *Clusters) State(ctx context.Context, name string) (exists, deleting bool, err error) {
+	if name == logical.Root {
+		return true, false, nil
+	}
+	o, err := c.get(ctx, name)
+	if apierrors.IsNotFound(err) {
+		return false, false, nil
+	}
+	if err != nil {
+		return false, false, err
+	}
+	return true, o.DeletionTimestamp != nil, nil
+}
+
+// UID implements authn.Clusters.
+func (c *Clusters) UID(ctx context.Context, name string) (string, bool) {
+	o, err := c.get(ctx, name)
+	if err != nil {
+		return "", false
+	}
+	return string(o.UID), true
+}
+
+// prepare gives a virtual cluster what vmesh writes of it.
+func (c *Clusters) prepare(o, old *object.Object) error {
+	if old != nil {
+		return nil
+	}
+	if o.DeletionTimestamp == nil && len(o.Finalizers) == 0 {
+		o.Finalizers = []string{v1alpha1.FinalizerPurge}
+	}
+	status := v1alpha1.VirtualClusterStatus{URL: c.url(o.Name)}
+	apimeta.SetStatusCondition(&status.Conditions, metav1.Condition{
+		Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonServing,
+		Message: "The virtual cluster answers requests.", ObservedGeneration: o.Generation,
+	})
+	return SetStatus(o, status)
+}
+
+// SetStatus replaces an object's status.
+func SetStatus(o *object.Object, status any) error {
+	data, err := json.Marshal(status)
+	if err != nil {
+		return err
+	}
+	var tree map[string]any
+	if err := json.Unmarshal(data, &tree); err != nil {
+		return err
+	}
+	shared, err := o.Content()
+	if err != nil {
+		return err
+	}
+	content := maps.Clone(shared)
+	content["status"] = integers(tree)
+	return o.SetContent(content)
+}
+
+// integers makes the whole numbers of a tree int64, as everywhere else.
+func integers(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		for k := range v {
+			v[k] = integers(v[k])
+		}
+	case []any:
+		for i := range v {
+			v[i] = integers(v[i])
+		}
+	case float64:
+		if whole := int64(v); float64(whole) == v {
+			return whole
+		}
+	}
+	return v
+}
+
+// validate refuses claims that another virtual cluster of the mesh holds.
+func (c *Clusters) validate(ctx context.Context, o, _ *object.Object) ([]string, field.ErrorList) {
+	vc, err := Decode(o)
+	if err != nil {
+		return nil, field.ErrorList{field.InternalError(nil, err)}
+	}
+	claims := ownership.ClaimsOf(vc)
+	path := field.NewPath("spec", "namespaces")
+
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	owner, owners, pattern, found := c.claims.Conflict(claims.Mesh, claims.Cluster, claims.Namespaces)
+	if !found {
+		for name, p := range c.pending {
+			if name == claims.Cluster || p.Mesh != claims.Mesh {
+				continue
+			}
+			if owner, owners, pattern, found = ownership.New(p).Conflict(claims.Mesh, claims.Cluster, claims.Namespaces); found {
+				break
+			}
+		}
+	}
+	if found {
+		return nil, field.ErrorList{field.Forbidden(path, fmt.Sprintf(
+			"%q overlaps with %q, which virtual cluster %q owns in mesh %q: choose other namespaces, or take them from it first",
+			pattern, owners, owner, claims.Mesh))}
+	}
+	if _, writing := c.pending[claims.Cluster]; writing {
+		c.pending[claims.Cluster] = claims
+	}
+	var warnings []string
+	if _, err := c.meshes.Get(RootContext(ctx), claims.Mesh, &metav1.GetOptions{ResourceVersion: "0"}); apierrors.IsNotFound(err) {
+		warnings = append(warnings, fmt.Sprintf("spec.mesh: there is no mesh %q yet: until it is created, nothing of this virtual cluster reaches a control plane", claims.Mesh))
+	}
+	return warnings, nil
+}
+
+// begin announces a write, so that two that claim the same cannot both pass validation.
+func (c *Clusters) begin(name string) genericregistry.FinishFunc {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pending[name] = ownership.Claims{Cluster: name}
+	return func(_ context.Context, success bool) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if claims := c.pending[name]; success && claims.Mesh != "" {
+			// The watch brings the same; until then nobody else may have it.
+			c.claims = c.claims.With(claims)
+		}
+		delete(c.pending, name)
+	}
+}
+
+func (c *Clusters) beginUpdate(_ context.Context, obj, _ runtime.Object, options *metav1.UpdateOptions) (genericregistry.FinishFunc, error) {
+	if dryrun.IsDryRun(options.DryRun) {
+		return func(context.Context, bool) {}, nil
+	}
+	return c.begin(obj.(*object.Object).Name), nil
+}
+
+// beginCreate sets the virtual cluster up before it can be seen, so that it is ready
+// when it is.
+func (c *Clusters) beginCreate(ctx context.Context, obj runtime.Object, options *metav1.CreateOptions) (genericregistry.FinishFunc, error) {
+	o := obj.(*object.Object)
+	if dryrun.IsDryRun(options.DryRun) || logical.ValidName(o.Name) != nil || o.Name == logical.Root {
+		// Nothing is written, or validation is about to refuse it.
+		return func(context.Context, bool) {}, nil
+	}
+	if exists, _, err := c.State(ctx, o.Name); err != nil || exists {
+		return func(context.Context, bool) {}, err // etcd says that it exists already
+	}
+	vc, err := Decode(o)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	if err := c.clear(ctx, o.Name); err != nil {
+		return nil, err
+	}
+	for _, namespace := range c.systemNamespaces(ctx, vc) {
+		if err := c.createNamespace(ctx, o.Name, namespace); err != nil {
+			return nil, err
+		}
+	}
+	finish := c.begin(o.Name)
+	return func(ctx context.Context, success bool) {
+		finish(ctx, success)
+		if success {
+			return
+		}
+		// Two may create the same name at once: what the other made stays.
+		if exists, _, err := c.State(ctx, o.Name); err == nil && !exists {
+			_ = c.clear(context.WithoutCancel(ctx), o.Name)
+		}
+	}, nil
+}
+
+// clear removes what an earlier virtual cluster of the name may have left behind, by a
+// write that was under way when it was deleted.
+func (c *Clusters) clear(ctx context.Context, name string) error {
+	counts, err := c.backend.Count(ctx, name)
+	if err != nil {
+		return err
+	}
+	for _, n := range counts {
+		if n > 0 {
+			return c.backend.Purge(ctx, name, nil)
+		}
+	}
+	return nil
+}
+
+// systemNamespaces exist in every virtual cluster, as clients expect.
+func (c *Clusters) systemNamespaces(ctx context.Context, vc *v1alpha1.VirtualCluster) []string {
+	return []string{metav1.NamespaceDefault, c.rootNamespace(ctx, ownership.ClaimsOf(vc).Mesh)}
+}
+
+func (c *Clusters) rootNamespace(ctx context.Context, mesh string) string {
+	const fallback = "istio-system"
+	obj, err := c.meshes.Get(RootContext(ctx), mesh, &metav1.GetOptions{ResourceVersion: "0"})
+	if err != nil {
+		return fallback
+	}
+	var m v1alpha1.Mesh
+	if err := obj.(*object.Object).Into(&m); err != nil || m.Spec.RootNamespace == "" {
+		return fallback
+	}
+	return m.Spec.RootNamespace
+}
+
+func (c *Clusters) createNamespace(ctx context.Context, cluster, name string) error {
+	namespace := object.New(schema.GroupVersionKind{Version: "v1", Kind: "Namespace"})
+	namespace.Name = name
+	ctx = request.WithNamespace(logical.WithCluster(ctx, cluster), metav1.NamespaceNone)
+	_, err := c.namespaces.Create(ctx, namespace, rest.ValidateAllObjectFunc, &metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("creating namespace %s: %w", name, err)
+	}
+	return nil
+}
+
+// EnsureDefaults makes, in an empty store, the mesh and the virtual cluster that a
+// first use needs.
+func (c *Clusters) EnsureDefaults(ctx context.Context) error {
+	ctx = RootContext(ctx)
+	for _, s := range []*resource.Store{c.meshes, c.store} {
+		list, err := s.List(ctx, &internalversion.ListOptions{Limit: 1})
+		if err != nil {
+			return fmt.Errorf("looking for what there is: %w", err)
+		}
+		if len(list.(*object.List).Items) > 0 {
+			return nil
+		}
+	}
+	for _, d := range []struct {
+		store *resource.Store
+		spec  map[string]any
+	}{
+		{c.meshes, map[string]any{"rootNamespace": "istio-system"}},
+		{c.store, map[string]any{"mesh": v1alpha1.DefaultName, "namespaces": []any{string(v1alpha1.AnyNamespace)}}},
+	} {
+		o := object.New(d.store.Kind().GVK(Version))
+		o.Name = v1alpha1.DefaultName
+		if err := o.SetContent(map[string]any{"spec": d.spec}); err != nil {
+			return err
+		}
+		if _, err := d.store.Create(ctx, o, rest.ValidateAllObjectFunc, &metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+			return fmt.Errorf("creating %s %s: %w", d.store.Kind().Singular(), o.Name, err)
+		}
+	}
+	return nil
+}
+
+// ClusterREST serves virtual clusters.
+type ClusterREST struct {
+	*resource.REST
+	clusters *Clusters
+}
+
+// REST makes the storage of virtual clusters.
+func (c *Clusters) REST() *ClusterREST { return &ClusterREST{c.store.REST(Version), c} }
+
+// Delete implements rest.GracefulDeleter. A virtual cluster that holds objects is
+// deleted only when its annotation vmesh.io/confirm-deletion bears its name.
+func (r *ClusterREST) Delete(ctx context.Context, name string, validate rest.ValidateObjectFunc, options *metav1.DeleteOptions) (runtime.Object, bool, error) {
+	return r.REST.Delete(ctx, name, r.confirmed(validate), options)
+}
+
+// DeleteCollection implements rest.CollectionDeleter, with the same condition for each.
+func (r *ClusterREST) DeleteCollection(ctx context.Context, validate rest.ValidateObjectFunc, options *metav1.DeleteOptions, list *internalversion.ListOptions) (runtime.Object, error) {
+	return r.REST.DeleteCollection(ctx, r.confirmed(validate), options, list)
+}
+
+func (r *ClusterREST) confirmed(validate rest.ValidateObjectFunc) rest.ValidateObjectFunc {
+	return func(ctx context.Context, obj runtime.Object) error {
+		if validate != nil {
+			if err := validate(ctx, obj); err != nil {
+				return err
+			}
+		}
+		o := obj.(*object.Object)
+		if o.DeletionTimestamp != nil || o.Annotations[v1alpha1.AnnotationConfirmDeletion] == o.Name {
+			return nil
+		}
+		held, err := r.clusters.held(ctx, o)
+		if err != nil {
+			return err
+		}
+		if held == 0 {
+			return nil
+		}
+		return apierrors.NewForbidden(r.DefaultQualifiedResource, o.Name, fmt.Errorf(
+			"it holds %d objects, which would be removed with it; to confirm, first set the annotation: kubectl annotate virtualcluster %s %s=%s",
+			held, o.Name, v1alpha1.AnnotationConfirmDeletion, o.Name))
+	}
+}
+
+// held counts the objects that users put into a virtual cluster.
+func (c *Clusters) held(ctx context.Context, o *object.Object) (int64, error) {
+	vc, err := Decode(o)
+	if err != nil {
+		return 0, err
+	}
+	counts, err := c.backend.Count(ctx, o.Name)
+	if err != nil {
+		return 0, fmt.Errorf("counting what %s holds: %w", o.Name, err)
+	}
+	var held int64
+	for _, n := range counts {
+		held += n
+	}
+	for _, name := range c.systemNamespaces(ctx, vc) {
+		inside := request.WithNamespace(logical.WithCluster(ctx, o.Name), metav1.NamespaceNone)
+		if _, err := c.namespaces.Get(inside, name, &metav1.GetOptions{ResourceVersion: "0"}); err == nil {
+			held--
+		}
+	}
+	return max(held, 0), nil
+}

@@ -1,0 +1,69 @@
+package embedded
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+)
+
+// ErrInUse is part of the error of Start when another process has the directory open.
+var ErrInUse = errors.New("the directory is in use by another process")
+
+// dirLock is an exclusive lock on a data directory, which ends with the process.
+type dirLock struct{ file *os.File }
+
+// openDir creates the directory, locks it, and finds what would make etcd hang or
+// end the process.
+func openDir(dir string) (*dirLock, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("creating the directory: %w", err)
+	}
+	file, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("the directory cannot be written: %w", err)
+	}
+	l := &dirLock{file: file}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			err = ErrInUse
+		}
+		return nil, errors.Join(err, file.Close())
+	}
+	if err := checkDatabase(filepath.Join(dir, "member", "snap", "db")); err != nil {
+		return nil, errors.Join(err, l.release())
+	}
+	return l, nil
+}
+
+func (l *dirLock) release() error {
+	if err := l.file.Close(); err != nil {
+		return fmt.Errorf("releasing the data directory: %w", err)
+	}
+	return nil
+}
+
+// checkDatabase opens the database as etcd will: etcd waits for ever for a lock that
+// a foreign etcd holds, and panics, where no one can recover, on a file that is none.
+func checkDatabase(path string) error {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	db, err := bolt.Open(path, 0o600, &bolt.Options{ReadOnly: true, Timeout: time.Millisecond})
+	switch {
+	case errors.Is(err, berrors.ErrTimeout):
+		return ErrInUse
+	case err != nil:
+		return fmt.Errorf("reading the database %s: %w", path, err)
+	}
+	if err := db.Close(); err != nil {
+		return fmt.Errorf("closing the database %s: %w", path, err)
+	}
+	return nil
+}

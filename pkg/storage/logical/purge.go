@@ -1,0 +1,142 @@
+package logical
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+const (
+	purgePage    = 500
+	purgeWorkers = 16
+)
+
+// Count counts the objects of a virtual cluster by resource, those of resources that
+// are not open included; resources without objects are left out. It costs a few
+// lookups in etcd's index for each resource, whatever the number of objects.
+func (b *Backend) Count(ctx context.Context, cluster string) (map[schema.GroupResource]int64, error) {
+	if err := ValidName(cluster); err != nil {
+		return nil, err
+	}
+	resources, err := b.resources(ctx)
+	if err != nil {
+		return nil, err
+	}
+	counts := map[schema.GroupResource]int64{}
+	for _, gr := range resources {
+		resp, err := b.client.KV.Get(ctx, b.clusterPrefix(gr, cluster), clientv3.WithPrefix(), clientv3.WithCountOnly())
+		if err != nil {
+			return nil, fmt.Errorf("counting %s of virtual cluster %s: %w", gr, cluster, err)
+		}
+		if resp.Count > 0 {
+			counts[gr] = resp.Count
+		}
+	}
+	return counts, nil
+}
+
+// Purge removes all objects of a virtual cluster, those of resources that are not
+// open included, whatever their finalizers. Watchers see each of them DELETED. The
+// caller sees to it that nothing is written meanwhile. progress, which may be nil,
+// is told how many of how many are gone, from time to time and at the end.
+//
+// Every object is removed in a revision of its own: a watch that is resumed from a
+// revision that removed several would miss those it had not been told of.
+func (b *Backend) Purge(ctx context.Context, cluster string, progress func(removed, total int)) error {
+	counts, err := b.Count(ctx, cluster)
+	if err != nil {
+		return err
+	}
+	removed, total := 0, 0
+	for _, n := range counts {
+		total += int(n)
+	}
+	for gr := range counts {
+		prefix := b.clusterPrefix(gr, cluster)
+		for {
+			resp, err := b.client.KV.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly(), clientv3.WithLimit(purgePage))
+			if err != nil {
+				return fmt.Errorf("purging %s of virtual cluster %s: %w", gr, cluster, err)
+			}
+			keys := make([]string, len(resp.Kvs))
+			for i, kv := range resp.Kvs {
+				keys[i] = string(kv.Key)
+			}
+			if err := b.remove(ctx, keys); err != nil {
+				return fmt.Errorf("purging %s of virtual cluster %s: %w", gr, cluster, err)
+			}
+			removed += len(keys)
+			if progress != nil {
+				progress(removed, max(removed, total))
+			}
+			if !resp.More {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+func (b *Backend) remove(ctx context.Context, keys []string) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	next := make(chan string)
+	var wg sync.WaitGroup
+	for range min(purgeWorkers, len(keys)) {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for key := range next {
+				if _, err := b.client.KV.Delete(ctx, key); err != nil {
+					cancel(err)
+				}
+			}
+		}()
+	}
+	for _, key := range keys {
+		select {
+		case next <- key:
+		case <-ctx.Done():
+		}
+	}
+	close(next)
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+func (b *Backend) clusterPrefix(gr schema.GroupResource, cluster string) string {
+	return b.config.Prefix + ResourcePrefix(gr) + "/" + cluster + "/"
+}
+
+// resources finds all resources that have objects, by going from one's first key to
+// the next one's.
+func (b *Backend) resources(ctx context.Context) ([]schema.GroupResource, error) {
+	prefix := b.config.Prefix + "/"
+	end := clientv3.GetPrefixRangeEnd(prefix)
+	var found []schema.GroupResource
+	for from := prefix; ; {
+		resp, err := b.client.KV.Get(ctx, from, clientv3.WithRange(end), clientv3.WithKeysOnly(), clientv3.WithLimit(1))
+		if err != nil {
+			return nil, fmt.Errorf("finding the stored resources: %w", err)
+		}
+		if len(resp.Kvs) == 0 {
+			return found, nil
+		}
+		key := string(resp.Kvs[0].Key)
+		group, rest, _ := strings.Cut(strings.TrimPrefix(key, prefix), "/")
+		resource, _, below := strings.Cut(rest, "/")
+		if !below {
+			from = key + "\x00" // not in the layout
+			continue
+		}
+		from = clientv3.GetPrefixRangeEnd(prefix + group + "/" + resource + "/")
+		if group == "core" {
+			group = ""
+		}
+		found = append(found, schema.GroupResource{Group: group, Resource: resource})
+	}
+}

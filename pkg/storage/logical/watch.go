@@ -1,0 +1,161 @@
+package logical
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/apiserver/pkg/storage"
+)
+
+// clusterField is the name of the watch cache's index: an event wakes the watchers
+// of its virtual cluster, and not those of every namespace of that name.
+const clusterField = "vmesh.io/cluster"
+
+// clusterSelector is a field selector that also asks for a virtual cluster, as far as
+// the index goes. The objects themselves need no such field: their key is checked.
+type clusterSelector struct {
+	fields.Selector
+	cluster string
+}
+
+func ofCluster(s fields.Selector, cluster string) fields.Selector {
+	if s == nil {
+		s = fields.Everything()
+	}
+	return clusterSelector{Selector: s, cluster: cluster}
+}
+
+func (s clusterSelector) RequiresExactMatch(field string) (string, bool) {
+	if field == clusterField {
+		return s.cluster, true
+	}
+	return s.Selector.RequiresExactMatch(field)
+}
+
+func (s clusterSelector) DeepCopySelector() fields.Selector {
+	return clusterSelector{Selector: s.Selector.DeepCopySelector(), cluster: s.cluster}
+}
+
+// watch serves a watch that begins with the state as a list and a watch from there:
+// the watch cache itself would walk through the objects of all virtual clusters.
+func (s *store) watch(ctx context.Context, key string, opts storage.ListOptions) (watch.Interface, error) {
+	requested, err := s.Versioner().ParseResourceVersion(opts.ResourceVersion)
+	if err != nil {
+		return nil, err
+	}
+	asked := opts.SendInitialEvents != nil && *opts.SendInitialEvents
+	legacy := opts.SendInitialEvents == nil && requested == 0
+	if !asked && !legacy {
+		return s.cache.Watch(ctx, key, opts)
+	}
+	list := s.codec.newList()
+	listOpts := storage.ListOptions{ResourceVersion: opts.ResourceVersion, Predicate: opts.Predicate, Recursive: opts.Recursive}
+	listOpts.Predicate.AllowWatchBookmarks, listOpts.Predicate.IndexFields = false, nil
+	listOpts.Predicate.Limit, listOpts.Predicate.Continue = 0, ""
+	if legacy {
+		listOpts.ResourceVersion = "0"
+	} else if opts.ResourceVersion != "" {
+		listOpts.ResourceVersionMatch = metav1.ResourceVersionMatchNotOlderThan
+	}
+	if err := s.GetList(ctx, key, listOpts, list); apierrors.IsTooManyRequests(err) {
+		return nil, err
+	} else if err != nil {
+		return failedWatch(err), nil
+	}
+	items, err := meta.ExtractList(list)
+	if err != nil {
+		return nil, fmt.Errorf("listing %s: %w", s.resource, err)
+	}
+	listMeta, err := meta.ListAccessor(list)
+	if err != nil {
+		return nil, fmt.Errorf("listing %s: %w", s.resource, err)
+	}
+	var bookmark runtime.Object
+	if asked && opts.Predicate.AllowWatchBookmarks {
+		bookmark = s.codec.newObject()
+		m, err := meta.Accessor(bookmark)
+		if err != nil {
+			return nil, err
+		}
+		m.SetResourceVersion(listMeta.GetResourceVersion())
+		if err := storage.AnnotateInitialEventsEndBookmark(bookmark); err != nil {
+			return nil, err
+		}
+	}
+	opts.SendInitialEvents, opts.ResourceVersion, opts.ResourceVersionMatch = nil, listMeta.GetResourceVersion(), ""
+	changes, err := s.cache.Watch(ctx, key, opts)
+	if err != nil {
+		return nil, err
+	}
+	w := &stateWatch{changes: changes, result: make(chan watch.Event, 10), stopped: make(chan struct{})}
+	go w.run(ctx, items, bookmark)
+	return w, nil
+}
+
+// failedWatch tells a client why its watch does not begin, as upstream does for what
+// goes wrong after the request was found to be in order.
+func failedWatch(err error) watch.Interface {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		status = apierrors.NewInternalError(err)
+	}
+	event := status.Status()
+	result := make(chan watch.Event, 1)
+	result <- watch.Event{Type: watch.Error, Object: &event}
+	close(result)
+	return watch.NewProxyWatcher(result)
+}
+
+// stateWatch is a watch that begins with a state.
+type stateWatch struct {
+	changes watch.Interface
+	result  chan watch.Event
+
+	stopOnce sync.Once
+	stopped  chan struct{}
+}
+
+func (w *stateWatch) ResultChan() <-chan watch.Event { return w.result }
+
+func (w *stateWatch) Stop() {
+	w.stopOnce.Do(func() {
+		close(w.stopped)
+		w.changes.Stop()
+	})
+}
+
+// run ends when the watch of the changes does, which Stop and the end of ctx bring about.
+func (w *stateWatch) run(ctx context.Context, items []runtime.Object, bookmark runtime.Object) {
+	defer close(w.result)
+	defer w.Stop()
+	send := func(e watch.Event) bool {
+		select {
+		case w.result <- e:
+			return true
+		case <-w.stopped:
+		case <-ctx.Done():
+		}
+		return false
+	}
+	for _, item := range items {
+		if !send(watch.Event{Type: watch.Added, Object: item}) {
+			return
+		}
+	}
+	if bookmark != nil && !send(watch.Event{Type: watch.Bookmark, Object: bookmark}) {
+		return
+	}
+	for e := range w.changes.ResultChan() {
+		if !send(e) {
+			return
+		}
+	}
+}

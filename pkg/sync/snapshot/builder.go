@@ -1,0 +1,315 @@
+package snapshot
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/klog/v2"
+
+	"github.com/vmesh-io/vmesh/pkg/apis/object"
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
+)
+
+// queueSize is how many changes may wait for Run before observers have to.
+const queueSize = 1024
+
+// Builder keeps a snapshot of every mesh up to date. Changes that arrive while
+// others are being worked on are taken together; a single one is never held back.
+type Builder struct {
+	kinds   []Kind
+	metrics *Metrics
+	events  chan event
+	stopped chan struct{}
+	synced  chan struct{}
+
+	mu    sync.Mutex
+	feeds map[string]*feed
+}
+
+// event is what an observer was told.
+type event struct {
+	source   int // a kind, or one of the below
+	kind     watch.EventType
+	object   *object.Object
+	items    []*object.Object // with kind replaced
+	observed time.Time
+}
+
+const (
+	virtualClusters = -1
+	meshes          = -2
+
+	replaced watch.EventType = "REPLACED"
+)
+
+// NewBuilder makes a builder for some kinds. Metrics may be nil. Nothing happens
+// before Run is called.
+func NewBuilder(kinds []Kind, metrics *Metrics) *Builder {
+	return &Builder{
+		kinds:   kinds,
+		metrics: metrics,
+		events:  make(chan event, queueSize),
+		stopped: make(chan struct{}),
+		synced:  make(chan struct{}),
+		feeds:   map[string]*feed{},
+	}
+}
+
+// Kinds are the kinds that snapshots have lists of, in their order. They must not
+// be modified.
+func (b *Builder) Kinds() []Kind { return b.kinds }
+
+// Sources are the resources to observe, all of which must be read before there are
+// snapshots. Each is to be observed once. Observers may be called before Run, block
+// when Run cannot keep up, and do nothing after its end.
+func (b *Builder) Sources() []Source {
+	sources := []Source{
+		{schema.GroupResource{Group: v1alpha1.GroupVersion.Group, Resource: "meshes"}, &observer{b, meshes}},
+		{schema.GroupResource{Group: v1alpha1.GroupVersion.Group, Resource: "virtualclusters"}, &observer{b, virtualClusters}},
+	}
+	for i, k := range b.kinds {
+		sources = append(sources, Source{k.Resource, &observer{b, i}})
+	}
+	return sources
+}
+
+// Synced is closed once all sources were read and snapshots are there.
+func (b *Builder) Synced() <-chan struct{} { return b.synced }
+
+type observer struct {
+	builder *Builder
+	source  int
+}
+
+func (o *observer) Replaced(items []*object.Object, _ uint64) {
+	o.builder.send(event{source: o.source, kind: replaced, items: items, observed: time.Now()})
+}
+
+func (o *observer) Changed(t watch.EventType, obj *object.Object, _ uint64) {
+	o.builder.send(event{source: o.source, kind: t, object: obj, observed: time.Now()})
+}
+
+func (o *observer) Progressed(uint64) {}
+
+func (b *Builder) send(e event) {
+	select {
+	case b.events <- e:
+	case <-b.stopped:
+	}
+}
+
+// Run builds snapshots until ctx ends. It must be called once.
+func (b *Builder) Run(ctx context.Context) {
+	defer close(b.stopped)
+	m := newModel(b.kinds)
+	missing := map[int]bool{virtualClusters: true, meshes: true}
+	for i := range b.kinds {
+		missing[i] = true
+	}
+	for {
+		var e event
+		select {
+		case e = <-b.events:
+		case <-ctx.Done():
+			return
+		}
+		observed := e.observed
+		for more, n := true, 0; more; n++ {
+			b.apply(ctx, m, e)
+			if e.kind == replaced {
+				delete(missing, e.source)
+			}
+			if more = n < queueSize; more {
+				select {
+				case e = <-b.events:
+				default:
+					more = false
+				}
+			}
+		}
+		if len(missing) > 0 {
+			continue
+		}
+		m.settled = true
+		m.settle()
+		b.publish(m, observed)
+	}
+}
+
+func (b *Builder) apply(ctx context.Context, m *model, e event) {
+	switch e.source {
+	case virtualClusters:
+		var errs []error
+		switch e.kind {
+		case replaced:
+			errs = m.replaceVirtualClusters(e.items)
+		case watch.Deleted:
+			m.removeVirtualCluster(e.object.Name)
+		default:
+			errs = append(errs, m.setVirtualCluster(e.object))
+		}
+		for _, err := range errs {
+			if err != nil {
+				klog.FromContext(ctx).Error(err, "Keeping the virtual cluster's claims as they were")
+			}
+		}
+	case meshes:
+		switch e.kind {
+		case replaced:
+			m.replaceMeshes(e.items)
+		case watch.Deleted:
+			m.removeMesh(e.object.Name)
+		default:
+			m.addMesh(e.object.Name)
+		}
+	default:
+		switch e.kind {
+		case replaced:
+			m.replaceObjects(e.source, e.items)
+		case watch.Deleted:
+			m.removeObject(e.source, e.object.Cluster(), e.object.Namespace, e.object.Name)
+		default:
+			m.setObject(e.source, e.object)
+		}
+	}
+}
+
+// publish advances every mesh and tells its subscribers.
+func (b *Builder) publish(m *model, observed time.Time) {
+	next := map[string]*Snapshot{}
+	for name, mesh := range m.meshes {
+		if mesh.advance(b.kinds, observed, b.metrics.rendered(b.kinds)) {
+			next[name] = mesh.snapshot()
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	first := !b.isSynced()
+	if first {
+		close(b.synced)
+	}
+	for name, snapshot := range next {
+		f := b.feed(name)
+		b.metrics.published(b.kinds, snapshot)
+		f.set(state{snapshot: snapshot})
+	}
+	for name, f := range b.feeds {
+		if m.meshes[name] != nil {
+			continue
+		}
+		if s := f.state.Load(); s.snapshot != nil || s.err != ErrNoMesh {
+			if s.snapshot != nil {
+				b.metrics.vanished(b.kinds, name)
+			}
+			f.set(state{err: ErrNoMesh})
+		}
+		b.forgetIfUnused(f)
+	}
+}
+
+func (b *Builder) isSynced() bool {
+	select {
+	case <-b.synced:
+		return true
+	default:
+		return false
+	}
+}
+
+// feed is one mesh's present snapshot and those who want to know when it changes.
+type feed struct {
+	mesh        string
+	state       atomic.Pointer[state]
+	subscribers map[*Subscription]struct{} // guarded by the builder's lock
+}
+
+type state struct {
+	snapshot *Snapshot
+	err      error // why there is none
+}
+
+func (f *feed) set(s state) {
+	f.state.Store(&s)
+	for sub := range f.subscribers {
+		select {
+		case sub.changed <- struct{}{}:
+		default: // it has yet to look at the change before
+		}
+	}
+}
+
+// feed must be called with the lock held.
+func (b *Builder) feed(mesh string) *feed {
+	f := b.feeds[mesh]
+	if f == nil {
+		f = &feed{mesh: mesh, subscribers: map[*Subscription]struct{}{}}
+		s := state{err: ErrNotSynced}
+		if b.isSynced() {
+			s.err = ErrNoMesh
+		}
+		f.state.Store(&s)
+		b.feeds[mesh] = f
+	}
+	return f
+}
+
+func (b *Builder) forgetIfUnused(f *feed) {
+	if len(f.subscribers) == 0 && f.state.Load().snapshot == nil {
+		delete(b.feeds, f.mesh)
+	}
+}
+
+// Subscription follows one mesh. It is safe for concurrent use.
+type Subscription struct {
+	builder *Builder
+	feed    *feed
+	changed chan struct{}
+}
+
+// Subscribe follows a mesh, whether there is one of that name or not. The
+// subscription must be closed.
+func (b *Builder) Subscribe(mesh string) *Subscription {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := &Subscription{builder: b, feed: b.feed(mesh), changed: make(chan struct{}, 1)}
+	s.feed.subscribers[s] = struct{}{}
+	return s
+}
+
+// Changed receives when Snapshot would give something new. Several changes may give
+// one value.
+func (s *Subscription) Changed() <-chan struct{} { return s.changed }
+
+// Snapshot is the mesh's present snapshot, or else ErrNotSynced or ErrNoMesh. It
+// takes no lock.
+func (s *Subscription) Snapshot() (*Snapshot, error) {
+	now := s.feed.state.Load()
+	return now.snapshot, now.err
+}
+
+// Close ends the subscription.
+func (s *Subscription) Close() {
+	s.builder.mu.Lock()
+	defer s.builder.mu.Unlock()
+	delete(s.feed.subscribers, s)
+	s.builder.forgetIfUnused(s.feed)
+}
+
+// Snapshots are the present snapshots of all meshes, sorted by their names.
+func (b *Builder) Snapshots() []*Snapshot {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var all []*Snapshot
+	for _, name := range slices.Sorted(maps.Keys(b.feeds)) {
+		if s := b.feeds[name].state.Load().snapshot; s != nil {
+			all = append(all, s)
+		}
+	}
+	return all
+}

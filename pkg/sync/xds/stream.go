@@ -1,0 +1,314 @@
+package xds
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
+
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
+	"github.com/vmesh-io/vmesh/pkg/sync/snapshot"
+)
+
+const (
+	// maxWatches and maxTypeURL bound what a client can make a stream remember.
+	maxWatches = 256
+	maxTypeURL = 512
+	// maxErrorText bounds what is kept of the reason for a refusal.
+	maxErrorText = 1024
+
+	noKind = -1
+)
+
+// protocol is what the two forms of the service differ in.
+type protocol interface {
+	name() string
+	// receive waits for a request.
+	receive(grpc.ServerStream) (*request, error)
+	// subscribe takes in what a request asks for, of a watch that is new or not, and
+	// says whether it has to be answered even if nothing has changed.
+	subscribe(w *watch, r *request, isNew bool) (answer bool, err error)
+	// respond makes the response that brings the client to a list, or none when it has
+	// nothing to say; must says that it is owed one.
+	respond(w *watch, list *snapshot.List, nonce string, must bool) *message
+}
+
+// request is what the two kinds of request have in common, and what they have not.
+type request struct {
+	node    *core.Node
+	typeURL string
+	nonce   string
+	refusal string // why the client refused the response of this nonce
+
+	subscribe, unsubscribe []string          // delta
+	initial                map[string]string // delta: the versions that the client has
+}
+
+// watch is one type URL that a stream asked for. It belongs to the stream's loop.
+type watch struct {
+	typeURL string
+	kind    int // noKind when there can be no such resources
+
+	list    *snapshot.List // what the client was brought to last
+	due     bool           // the client is owed a response
+	nonce   string         // of the last response
+	waiting bool           // for the last response to be acknowledged
+	sentAt  time.Time
+	change  time.Time // when the change was observed that the last response tells of; zero if none
+
+	delta deltaState
+}
+
+// stream is one open stream. Its loop runs in the goroutine that gRPC gave it; one
+// other receives and one sends, since either can block.
+type stream struct {
+	server   *Server
+	protocol protocol
+	grpc     grpc.ServerStream
+	mesh     string
+	began    time.Time
+
+	subscription *snapshot.Subscription
+	watches      map[string]*watch
+	order        []*watch
+	turn         int // the watch whose turn to be looked at it is
+	nonces       uint64
+
+	mu     sync.Mutex // guards what follows, which others read
+	status v1alpha1.ControlPlaneStatus
+	kinds  map[string]*v1alpha1.ControlPlaneKindStatus
+}
+
+func (s *Server) serveStream(g grpc.ServerStream, p protocol) error {
+	st := &stream{
+		server:   s,
+		protocol: p,
+		grpc:     g,
+		mesh:     meshOf(g.Context()),
+		began:    time.Now(),
+		watches:  map[string]*watch{},
+		kinds:    map[string]*v1alpha1.ControlPlaneKindStatus{},
+	}
+	st.status.ConnectedSince = metav1.NewTime(st.began.Truncate(time.Second))
+	st.status.Connected = true
+	if from, ok := peer.FromContext(g.Context()); ok {
+		st.status.Address = from.Addr.String()
+	}
+	s.running.Add(1)
+	defer s.running.Done()
+	st.subscription = s.source.Subscribe(st.mesh)
+	defer st.subscription.Close()
+	defer s.unregister(st)
+
+	log := klog.FromContext(g.Context()).WithValues("mesh", st.mesh, "peer", st.status.Address, "protocol", p.name())
+	log.V(2).Info("xDS stream began")
+	err := st.serve()
+	log.V(2).Info("xDS stream ended", "node", st.status.ID, "reason", err)
+	return err
+}
+
+// serve runs the stream to its end.
+func (st *stream) serve() error {
+	requests := make(chan *request)
+	received := make(chan error, 1)
+	outgoing := make(chan *message)
+	sent := make(chan error, 1)
+	defer close(outgoing)
+	// Both end when this function has returned and gRPC has closed the stream; Serve
+	// waits for them.
+	ctx := st.grpc.Context()
+	st.server.running.Go(func() { received <- st.receive(ctx, requests) })
+	st.server.running.Go(func() {
+		for m := range outgoing {
+			sent <- st.grpc.SendMsg(m)
+		}
+	})
+
+	options := &st.server.options
+	timer := time.NewTimer(options.MeshTimeout)
+	defer timer.Stop()
+	var sending *watch
+	var sendingSince time.Time
+	var had bool // a snapshot
+	for {
+		now := time.Now()
+		wake := time.Duration(-1)
+		current, err := st.subscription.Snapshot()
+		switch {
+		case err == nil:
+			if !had {
+				// Only now: a client can name any number of meshes that do not exist.
+				had = true
+				options.Metrics.streamBegan(st.mesh, st.protocol.name())
+				defer options.Metrics.streamEnded(st.mesh, st.protocol.name())
+			}
+			if sending != nil {
+				wake = options.SendTimeout - now.Sub(sendingSince)
+				if wake <= 0 {
+					options.Metrics.slowReceiver(st.mesh)
+					return status.Errorf(codes.DeadlineExceeded, "a response was not taken within %s", options.SendTimeout)
+				}
+				break
+			}
+			w, m, wait := st.next(current, now)
+			wake = wait
+			if m != nil {
+				sending, sendingSince = w, now
+				outgoing <- m
+				wake = options.SendTimeout
+			}
+		case errors.Is(err, snapshot.ErrNoMesh):
+			// Ending the stream tells the control plane nothing but that it should ask
+			// again: it keeps what it has.
+			if wake = options.MeshTimeout - now.Sub(st.began); had || wake <= 0 {
+				return status.Errorf(codes.NotFound, "there is no mesh %q", st.mesh)
+			}
+		}
+		if wake >= 0 {
+			timer.Reset(wake)
+		}
+
+		select {
+		case r := <-requests:
+			if err := st.request(r); err != nil {
+				return err
+			}
+		case err := <-sent:
+			if err != nil {
+				return err
+			}
+			sending = nil
+		case <-st.subscription.Changed():
+		case <-timer.C:
+		case err := <-received:
+			return err
+		case <-ctx.Done():
+			return status.FromContextError(ctx.Err()).Err()
+		case <-st.server.closing:
+			return status.Error(codes.Unavailable, "the server is shutting down")
+		}
+	}
+}
+
+func (st *stream) receive(ctx context.Context, requests chan<- *request) error {
+	for {
+		r, err := st.protocol.receive(st.grpc)
+		if err != nil {
+			return ignoreEOF(err)
+		}
+		select {
+		case requests <- r:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// request takes in one request.
+func (st *stream) request(r *request) error {
+	if r.node != nil || len(st.order) == 0 {
+		st.identify(r.node)
+	}
+	w := st.watches[r.typeURL]
+	isNew := w == nil
+	if isNew {
+		if len(st.order) == maxWatches || len(r.typeURL) > maxTypeURL {
+			return status.Error(codes.ResourceExhausted, "too many or too long type URLs")
+		}
+		if r.typeURL == "" {
+			return status.Error(codes.InvalidArgument, "an aggregated request needs a type URL")
+		}
+		w = &watch{typeURL: r.typeURL, kind: st.server.kindOf(r.typeURL)}
+		st.watches[r.typeURL] = w
+		st.order = append(st.order, w)
+	} else if w.waiting && r.nonce == w.nonce {
+		w.waiting = false
+		st.acknowledged(w, r.refusal)
+	}
+	answer, err := st.protocol.subscribe(w, r, isNew)
+	if err != nil {
+		return err
+	}
+	w.due = w.due || answer
+	return nil
+}
+
+// kindOf is the kind of a type URL. Every other type URL, too, is answered, for an
+// istiod that is not yields ready until all it asks for is: there are no such
+// resources here. MeshConfig is one of them: vmesh holds none, and a part of one
+// would be taken for the whole.
+func (s *Server) kindOf(typeURL string) int {
+	if gk, ok := parseTypeURL(typeURL); ok {
+		if kind, ok := s.kinds[gk]; ok {
+			return kind
+		}
+	}
+	return noKind
+}
+
+// next finds a watch with something to send, and makes it. Otherwise it says when to
+// look again, or a negative duration for not before something happens.
+func (st *stream) next(current *snapshot.Snapshot, now time.Time) (*watch, *message, time.Duration) {
+	again := time.Duration(-1)
+	for range st.order {
+		w := st.order[st.turn%len(st.order)]
+		st.turn++
+		list := snapshot.Empty
+		if w.kind != noKind {
+			list = current.Lists[w.kind]
+		}
+		changed := w.list == nil || list != w.list && list.Version() != w.list.Version()
+		if !w.due && !changed {
+			continue
+		}
+		if !w.due && w.waiting {
+			if wait := st.server.options.AckTimeout - now.Sub(w.sentAt); wait > 0 {
+				if again < 0 || wait < again {
+					again = wait
+				}
+				continue
+			}
+		}
+		st.nonces++
+		nonce := strconv.FormatUint(st.nonces, 36)
+		m := st.protocol.respond(w, list, nonce, w.due)
+		isChange := w.list != nil && changed
+		w.due, w.list = false, list
+		if m == nil {
+			continue
+		}
+		w.nonce, w.waiting, w.sentAt, w.change = nonce, true, now, time.Time{}
+		if isChange {
+			w.change = list.Changed()
+		}
+		st.sent(w, m)
+		return w, m, again
+	}
+	return nil, nil, again
+}
+
+// identify takes note of who the client says it is.
+func (st *stream) identify(node *core.Node) {
+	st.mu.Lock()
+	id := st.status.ID
+	if node != nil {
+		st.status.Revision = node.GetMetadata().GetFields()["ISTIO_REVISION"].GetStringValue()
+	}
+	st.mu.Unlock()
+	if id == "" {
+		if id = node.GetId(); id == "" {
+			id = fmt.Sprintf("unknown~%s", st.status.Address)
+		}
+		st.server.register(st, id)
+	}
+}

@@ -1,0 +1,189 @@
+package harness
+
+import (
+	"context"
+	"crypto/x509/pkix"
+	"errors"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+)
+
+// EtcdOptions says how to run an etcd.
+type EtcdOptions struct {
+	// Dir takes the log and the data. Required.
+	Dir string
+	// Binary is the etcd to run; built from its module when empty.
+	Binary string
+	// ExtraArgs go to etcd last, so they win.
+	ExtraArgs []string
+}
+
+// Etcd is a running etcd of one member.
+type Etcd struct {
+	*Process
+	URL string
+}
+
+// StartEtcd starts an etcd and waits until it serves.
+func StartEtcd(ctx context.Context, options EtcdOptions) (*Etcd, error) {
+	if options.Binary == "" {
+		binary, err := Tool(ctx, "etcd")
+		if err != nil {
+			return nil, err
+		}
+		options.Binary = binary
+	}
+	ports, err := FreePorts(2)
+	if err != nil {
+		return nil, err
+	}
+	url, peerURL := "http://"+loopback(ports[0]), "http://"+loopback(ports[1])
+	process, err := StartProcess("etcd", filepath.Join(options.Dir, "etcd.log"), exec.Command(options.Binary, append([]string{
+		"--data-dir", filepath.Join(options.Dir, "data"),
+		"--listen-client-urls", url,
+		"--advertise-client-urls", url,
+		"--listen-peer-urls", peerURL,
+		"--initial-advertise-peer-urls", peerURL,
+		"--initial-cluster", "default=" + peerURL,
+	}, options.ExtraArgs...)...))
+	if err != nil {
+		return nil, err
+	}
+	err = process.waitReady(ctx, func(ctx context.Context) error {
+		_, err := get(ctx, http.DefaultClient, url+"/readyz")
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(err, process.Kill())
+	}
+	return &Etcd{Process: process, URL: url}, nil
+}
+
+// KubeAPIServerOptions says how to run a kube-apiserver.
+type KubeAPIServerOptions struct {
+	// Dir takes the log, the certificates and the kubeconfig. Required.
+	Dir string
+	// EtcdURL is where it stores. Required.
+	EtcdURL string
+	// Binary is the kube-apiserver to run; built from its module when empty.
+	Binary string
+	// ExtraArgs go to kube-apiserver last, so they win.
+	ExtraArgs []string
+}
+
+// KubeAPIServer is a running kube-apiserver with RBAC, service account tokens and the aggregation layer, and without any
+// controller: what a host cluster looks like to vmesh and to istiod.
+type KubeAPIServer struct {
+	*Process
+	Port int
+	// Kubeconfig is one of system:masters.
+	Kubeconfig string
+}
+
+// StartKubeAPIServer starts a kube-apiserver and waits until it is ready.
+func StartKubeAPIServer(ctx context.Context, options KubeAPIServerOptions) (*KubeAPIServer, error) {
+	if options.Binary == "" {
+		binary, err := Tool(ctx, "kube-apiserver")
+		if err != nil {
+			return nil, err
+		}
+		options.Binary = binary
+	}
+	ports, err := FreePorts(1)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := filepath.Abs(options.Dir)
+	if err != nil {
+		return nil, err
+	}
+	server := &KubeAPIServer{Port: ports[0], Kubeconfig: filepath.Join(dir, "admin.kubeconfig")}
+	pki := filepath.Join(dir, "pki")
+	if err := writeKubernetesPKI(pki, server.Kubeconfig, "https://"+loopback(server.Port)); err != nil {
+		return nil, err
+	}
+
+	file := func(name string) string { return filepath.Join(pki, name) }
+	server.Process, err = StartProcess("kube-apiserver", filepath.Join(dir, "kube-apiserver.log"), exec.Command(options.Binary, append([]string{
+		"--etcd-servers", options.EtcdURL,
+		"--bind-address", "127.0.0.1",
+		"--advertise-address", "127.0.0.1",
+		"--secure-port", strconv.Itoa(server.Port),
+		// It would publish its own address, and loopback is not a legal one.
+		"--endpoint-reconciler-type", "none",
+		"--service-cluster-ip-range", "10.0.0.0/24",
+		"--authorization-mode", "RBAC",
+		"--client-ca-file", file("ca.crt"),
+		"--tls-cert-file", file("server.crt"),
+		"--tls-private-key-file", file("server.key"),
+		"--service-account-issuer", "https://kubernetes.default.svc",
+		"--service-account-key-file", file("service-account.key"),
+		"--service-account-signing-key-file", file("service-account.key"),
+		"--requestheader-client-ca-file", file("front-proxy-ca.crt"),
+		"--requestheader-allowed-names", "front-proxy",
+		"--requestheader-username-headers", "X-Remote-User",
+		"--requestheader-group-headers", "X-Remote-Group",
+		"--requestheader-extra-headers-prefix", "X-Remote-Extra-",
+		"--proxy-client-cert-file", file("front-proxy.crt"),
+		"--proxy-client-key-file", file("front-proxy.key"),
+	}, options.ExtraArgs...)...))
+	if err != nil {
+		return nil, err
+	}
+	if err := server.waitReady(ctx, func(ctx context.Context) error { return apiReady(ctx, server.Kubeconfig) }); err != nil {
+		return nil, errors.Join(err, server.Kill())
+	}
+	return server, nil
+}
+
+// writeKubernetesPKI writes a fresh set of keys: one authority for the server and its users, another for the front proxy,
+// as those who may say who a request comes from must not be those who make requests.
+func writeKubernetesPKI(dir, kubeconfig, url string) error {
+	ca, err := newAuthority("kubernetes")
+	if err != nil {
+		return err
+	}
+	frontProxyCA, err := newAuthority("front-proxy-ca")
+	if err != nil {
+		return err
+	}
+	server, err := ca.issue(pkix.Name{CommonName: "kube-apiserver"})
+	if err != nil {
+		return err
+	}
+	admin, err := ca.issue(pkix.Name{CommonName: "admin", Organization: []string{"system:masters"}})
+	if err != nil {
+		return err
+	}
+	frontProxy, err := frontProxyCA.issue(pkix.Name{CommonName: "front-proxy"})
+	if err != nil {
+		return err
+	}
+	_, serviceAccountKey, err := newKey()
+	if err != nil {
+		return err
+	}
+	err = writePKI(dir, map[string][]byte{
+		"ca.crt":              ca.pem,
+		"server.crt":          server.cert,
+		"server.key":          server.key,
+		"service-account.key": serviceAccountKey,
+		"front-proxy-ca.crt":  frontProxyCA.pem,
+		"front-proxy.crt":     frontProxy.cert,
+		"front-proxy.key":     frontProxy.key,
+	})
+	if err != nil {
+		return err
+	}
+	config := clientcmdapi.NewConfig()
+	config.Clusters["kubernetes"] = &clientcmdapi.Cluster{Server: url, CertificateAuthorityData: ca.pem}
+	config.AuthInfos["admin"] = &clientcmdapi.AuthInfo{ClientCertificateData: admin.cert, ClientKeyData: admin.key}
+	config.Contexts["admin"] = &clientcmdapi.Context{Cluster: "kubernetes", AuthInfo: "admin"}
+	config.CurrentContext = "admin"
+	return clientcmd.WriteToFile(*config, kubeconfig)
+}
