@@ -48,6 +48,7 @@ type Server struct {
 	loops    []loop
 	closers  []func()
 	warm     *warmth
+	synced   <-chan struct{} // closed when there are snapshots
 }
 
 // loop is work that goes on while the server runs.
@@ -184,9 +185,13 @@ func (s *Server) assemble(creds *credentials) error {
 		loop{"namespace content", func(ctx context.Context) error { content.Run(ctx); return nil }},
 		loop{"warm-up", s.warmUp},
 	)
+	if err := s.assembleSync(mesh, meshStore, creds); err != nil {
+		return err
+	}
 	checks := []healthz.HealthChecker{
 		healthz.NamedCheck("storage", func(*http.Request) error { return s.storageReady() }),
 		healthz.NamedCheck("kinds", func(*http.Request) error { return s.warm.err() }),
+		healthz.NamedCheck("snapshot", func(*http.Request) error { return s.snapshotReady() }),
 	}
 	return errors.Join(s.root.server.AddReadyzChecks(checks...), s.tenant.server.AddReadyzChecks(checks...))
 }

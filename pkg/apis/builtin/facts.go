@@ -1,5 +1,7 @@
 package builtin
 
+import "maps"
+
 // typeFacts are what the comments of a Go type say and its declaration does not.
 type typeFacts struct {
 	atomic bool // replaced as a whole
@@ -14,10 +16,12 @@ type fieldFacts struct {
 	optional bool     // although it is always written
 	required bool     // although it is left out when empty
 	value    any      // the default, as JSON
+	fill     any      // the default that Kubernetes fills in without publishing it
 }
 
 // The packages of the models.
 const (
+	admission     = "io.k8s.api.admissionregistration.v1."
 	core          = "io.k8s.api.core.v1."
 	discovery     = "io.k8s.api.discovery.v1."
 	events        = "io.k8s.api.events.v1."
@@ -27,10 +31,121 @@ const (
 	meta          = "io.k8s.apimachinery.pkg.apis.meta.v1."
 )
 
-// knownFacts is the table of facts, by model name. It is what a kube-apiserver of the
-// same version publishes, less what the declarations tell: a test holds the two
-// against each other by way of client-go's own tables.
+// knownFacts is the whole table of facts, by model name.
 func knownFacts() map[string]typeFacts {
+	facts := publishedFacts()
+	for model, fields := range fills() {
+		f := facts[model]
+		f.fields = maps.Clone(f.fields)
+		if f.fields == nil {
+			f.fields = map[string]fieldFacts{}
+		}
+		for name, value := range fields {
+			known := f.fields[name]
+			known.fill = value
+			f.fields[name] = known
+		}
+		facts[model] = f
+	}
+	return facts
+}
+
+// fills are the defaults that Kubernetes fills in by code and does not publish, by
+// model and field, as far as they depend on nothing else in the object. The others
+// are in the rows of the table.
+func fills() map[string]map[string]any {
+	return map[string]map[string]any{
+		core + "ConfigMapVolumeSource": {
+			"defaultMode": int64(420),
+		},
+		core + "Container": {
+			"terminationMessagePath":   "/dev/termination-log",
+			"terminationMessagePolicy": "File",
+		},
+		core + "DownwardAPIVolumeSource": {
+			"defaultMode": int64(420),
+		},
+		core + "EndpointPort": {
+			"protocol": "TCP",
+		},
+		core + "EphemeralContainer": {
+			"terminationMessagePath":   "/dev/termination-log",
+			"terminationMessagePolicy": "File",
+		},
+		core + "HTTPGetAction": {
+			"path":   "/",
+			"scheme": "HTTP",
+		},
+		core + "HostPathVolumeSource": {
+			"type": "",
+		},
+		core + "ObjectFieldSelector": {
+			"apiVersion": "v1",
+		},
+		core + "PodSpec": {
+			"dnsPolicy":                     "ClusterFirst",
+			"restartPolicy":                 "Always",
+			"securityContext":               map[string]any{},
+			"terminationGracePeriodSeconds": int64(30),
+			"schedulerName":                 "default-scheduler",
+			"enableServiceLinks":            true,
+		},
+		core + "Probe": {
+			"timeoutSeconds":   int64(1),
+			"periodSeconds":    int64(10),
+			"successThreshold": int64(1),
+			"failureThreshold": int64(3),
+		},
+		core + "ProjectedVolumeSource": {
+			"defaultMode": int64(420),
+		},
+		core + "Secret": {
+			"type": "Opaque",
+		},
+		core + "SecretVolumeSource": {
+			"defaultMode": int64(420),
+		},
+		core + "ServiceAccountTokenProjection": {
+			"expirationSeconds": int64(3600),
+		},
+		core + "ServiceSpec": {
+			"type":            "ClusterIP",
+			"sessionAffinity": "None",
+		},
+		discovery + "EndpointPort": {
+			"name":     "",
+			"protocol": "TCP",
+		},
+		networking + "IngressClassParametersReference": {
+			"scope": "Cluster",
+		},
+		admission + "MutatingWebhook": {
+			"failurePolicy":      "Fail",
+			"matchPolicy":        "Equivalent",
+			"namespaceSelector":  map[string]any{},
+			"objectSelector":     map[string]any{},
+			"timeoutSeconds":     int64(10),
+			"reinvocationPolicy": "Never",
+		},
+		admission + "RuleWithOperations": {
+			"scope": "*",
+		},
+		admission + "ServiceReference": {
+			"port": int64(443),
+		},
+		admission + "ValidatingWebhook": {
+			"failurePolicy":     "Fail",
+			"matchPolicy":       "Equivalent",
+			"namespaceSelector": map[string]any{},
+			"objectSelector":    map[string]any{},
+			"timeoutSeconds":    int64(10),
+		},
+	}
+}
+
+// publishedFacts are what a kube-apiserver of the same version publishes, less what the
+// declarations tell. A test holds them against client-go's own table.
+func publishedFacts() map[string]typeFacts {
 	return map[string]typeFacts{
 		core + "AzureDiskVolumeSource": {fields: map[string]fieldFacts{
 			"cachingMode": {value: "ReadWrite"},

@@ -40,18 +40,21 @@ func Kinds() ([]*kind.Kind, error) {
 		byName[head.Name] = head
 	}
 	var kinds []*kind.Kind
+	rules, plans := kind.NewRuleCache(), plans{}
 	for _, s := range collections.Pilot.All() {
 		head := byName[s.Plural()+"."+s.Group()]
 		if head == nil {
 			return nil, fmt.Errorf("the Istio module has no definition of %s", s.Kind())
 		}
-		r, err := newResource(s)
+		r, err := newResource(s, plans)
 		if err != nil {
 			return nil, err
 		}
 		k, err := kind.New(head, kind.Hooks{
 			Load:     func() (*apiextensionsv1.CustomResourceDefinition, error) { return archive.Load(head) },
 			Validate: r.validate,
+			Rules:    rules,
+			Origin:   r,
 		})
 		if err != nil {
 			return nil, err

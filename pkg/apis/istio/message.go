@@ -4,10 +4,8 @@ import (
 	"fmt"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"istio.io/istio/pkg/config"
-	"istio.io/istio/pkg/config/schema/collections"
 	"istio.io/istio/pkg/config/schema/resource"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/kind"
@@ -21,22 +19,21 @@ type Resource struct {
 	plan *plan
 }
 
-func newResource(s resource.Schema) (*Resource, error) {
+func newResource(s resource.Schema, known plans) (*Resource, error) {
 	message, err := newMessage(s)
 	if err != nil {
 		return nil, err
 	}
-	return &Resource{Schema: s, plan: newPlan(message.ProtoReflect().Descriptor(), map[protoreflect.FullName]*plan{})}, nil
+	return &Resource{Schema: s, plan: known.plan(message.ProtoReflect().Descriptor())}, nil
 }
 
-// ResourceOf is what istiod knows of a kind, which must be one of Istio's.
+// ResourceOf is what istiod knows of a kind, which must be one of those that Kinds returns.
 func ResourceOf(k *kind.Kind) (*Resource, error) {
-	for _, s := range collections.Pilot.All() {
-		if s.Group() == k.Group() && s.Plural() == k.Resource() {
-			return newResource(s)
-		}
+	r, ok := k.Hooks.Origin.(*Resource)
+	if !ok {
+		return nil, fmt.Errorf("%s is not one of Istio's kinds", k)
 	}
-	return nil, fmt.Errorf("%s is not one of Istio's kinds", k)
+	return r, nil
 }
 
 // TypeURL is what istiod asks for the kind by over xDS, such as

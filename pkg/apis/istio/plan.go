@@ -67,8 +67,12 @@ var wellKnownTypes = map[protoreflect.FullName]wellKnown{
 	"google.protobuf.Value":       structValue,
 }
 
-// newPlan plans a message type and all it refers to; done holds those planned before.
-func newPlan(desc protoreflect.MessageDescriptor, done map[protoreflect.FullName]*plan) *plan {
+// plans are the plans of all message types, each made once.
+type plans map[protoreflect.FullName]*plan
+
+// plan returns the plan of a message type, after making it and those of all types
+// that it refers to.
+func (done plans) plan(desc protoreflect.MessageDescriptor) *plan {
 	if p := done[desc.FullName()]; p != nil {
 		return p
 	}
@@ -97,7 +101,7 @@ func newPlan(desc protoreflect.MessageDescriptor, done map[protoreflect.FullName
 			}
 		}
 		if value.Message() != nil {
-			f.message = newPlan(value.Message(), done)
+			f.message = done.plan(value.Message())
 		}
 		p.fields[string(fd.Name())] = f
 		p.fields[fd.JSONName()] = f

@@ -32,6 +32,9 @@ var _ managedfields.TypeConverter = (*typeConverter)(nil)
 func (k *Kind) TypeConverter() (managedfields.TypeConverter, error) { return k.converter() }
 
 func (k *Kind) newTypeConverter() (*typeConverter, error) {
+	if k.Hooks.Models != nil {
+		return k.modelConverter()
+	}
 	models := map[string]*spec.Schema{}
 	names := map[*form]string{}
 	c := &typeConverter{types: map[schema.GroupVersionKind]*typed.ParseableType{}}
@@ -57,6 +60,22 @@ func (k *Kind) newTypeConverter() (*typeConverter, error) {
 	parser := &typed.Parser{Schema: smdschema.Schema{Types: types.Types}}
 	for version, name := range byVersion {
 		t := parser.Type(name)
+		c.types[k.GVK(version)] = &t
+	}
+	return c, nil
+}
+
+// modelConverter is the converter of a kind that has models of its own.
+func (k *Kind) modelConverter() (*typeConverter, error) {
+	name, models := k.Hooks.Models()
+	types, err := schemaconv.ToSchemaFromOpenAPI(models, false)
+	if err != nil {
+		return nil, fmt.Errorf("building the merge schema of %s: %w", k, err)
+	}
+	parser := &typed.Parser{Schema: smdschema.Schema{Types: types.Types}}
+	t := parser.Type(name)
+	c := &typeConverter{types: map[schema.GroupVersionKind]*typed.ParseableType{}}
+	for version := range k.versions {
 		c.types[k.GVK(version)] = &t
 	}
 	return c, nil

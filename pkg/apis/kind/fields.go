@@ -44,6 +44,8 @@ func (k *Kind) SelectableField(version, label string) bool {
 		return true
 	case k.versions[version] == nil:
 		return false
+	case k.Hooks.Selectors[label] != nil:
+		return true
 	}
 	return slices.Contains(k.versions[version].selectable, label)
 }
@@ -52,12 +54,12 @@ func (k *Kind) SelectableField(version, label string) bool {
 // kind has them, and the selectable fields of all versions. An object whose body
 // cannot be read has none of the latter.
 func (k *Kind) Fields(o *object.Object) fields.Set {
-	set := make(fields.Set, 2+len(k.selectors))
+	set := make(fields.Set, 2+len(k.selectors)+len(k.Hooks.Selectors))
 	set["metadata.name"] = o.Name
 	if k.Namespaced() {
 		set["metadata.namespace"] = o.Namespace
 	}
-	if len(k.selectors) == 0 {
+	if len(k.selectors) == 0 && len(k.Hooks.Selectors) == 0 {
 		return set
 	}
 	content, err := o.Content()
@@ -66,6 +68,9 @@ func (k *Kind) Fields(o *object.Object) fields.Set {
 	}
 	for i := range k.selectors {
 		set[k.selectors[i].name] = k.selectors[i].value(content)
+	}
+	for label, value := range k.Hooks.Selectors {
+		set[label] = value(content)
 	}
 	return set
 }

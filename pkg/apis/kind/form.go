@@ -12,7 +12,6 @@ import (
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/defaulting"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
-	celconfig "k8s.io/apiserver/pkg/apis/cel"
 )
 
 // form is a compiled schema. Upstream's structures in it say what is right and
@@ -20,9 +19,9 @@ import (
 type form struct {
 	structural *structuralschema.Structural
 	root       *node
-	rules      *cel.Validator // nil without rules
-	transition bool           // some rule may look at the old object
-	wholeRoot  bool           // something at the root looks at apiVersion, kind or metadata
+	rules      *rules // nil without rules
+	transition bool   // some rule may look at the old object
+	wholeRoot  bool   // something at the root looks at apiVersion, kind or metadata
 
 	exact func() (*exactValidators, error)
 }
@@ -73,11 +72,12 @@ func (k *Kind) compile() (map[string]*form, error) {
 		if forms[v.Name] != nil {
 			continue
 		}
-		f, err := compileSchema(v.Schema)
+		f, err := compileSchema(v.Schema, k.Hooks.Rules)
 		if err != nil {
 			return nil, fmt.Errorf("version %s: %w", v.Name, err)
 		}
-		f.exact = sync.OnceValues(func() (*exactValidators, error) { return k.newExactValidators(v.Name) })
+		name := v.Name // v itself would keep the whole definition alive
+		f.exact = sync.OnceValues(func() (*exactValidators, error) { return k.newExactValidators(name) })
 		forms[v.Name] = f
 	}
 	return forms, nil
@@ -102,7 +102,7 @@ func internalSchema(v *apiextensionsv1.CustomResourceValidation) (*apiextensions
 	return internal.OpenAPIV3Schema, nil
 }
 
-func compileSchema(v *apiextensionsv1.CustomResourceValidation) (*form, error) {
+func compileSchema(v *apiextensionsv1.CustomResourceValidation, cache *RuleCache) (*form, error) {
 	internal, err := internalSchema(v)
 	if err != nil {
 		return nil, err
@@ -122,9 +122,11 @@ func compileSchema(v *apiextensionsv1.CustomResourceValidation) (*form, error) {
 	}
 	f := &form{structural: structural}
 	f.root = newNode(structural, openapi)
-	f.transition = mentionsOldSelf(structural)
+	f.transition = mentionsOldSelf(structural) || hasRulesInside(structural)
 	f.wholeRoot = looksAtMetadata(structural)
-	f.rules = cel.NewValidator(structural, true, celconfig.PerCallLimit)
+	if f.rules, err = newRules(structural, cache); err != nil {
+		return nil, err
+	}
 	return f, nil
 }
 
@@ -211,24 +213,7 @@ func mentionsOldSelf(s *structuralschema.Structural) bool {
 			return true
 		}
 	}
-	// Rules in allOf are seldom enough not to be looked at one by one.
-	return mentionsOldSelf(s.Items) || s.ValueValidation != nil && len(s.ValueValidation.AllOf) > 0 && hasNestedRules(s.ValueValidation.AllOf)
-}
-
-func hasNestedRules(all []structuralschema.NestedValueValidation) bool {
-	for i := range all {
-		n := &all[i]
-		if len(n.XValidations) > 0 || hasNestedRules(n.AllOf) || n.Items != nil && hasNestedRules([]structuralschema.NestedValueValidation{*n.Items}) ||
-			n.AdditionalProperties != nil && hasNestedRules([]structuralschema.NestedValueValidation{*n.AdditionalProperties}) {
-			return true
-		}
-		for _, p := range n.Properties {
-			if hasNestedRules([]structuralschema.NestedValueValidation{p}) {
-				return true
-			}
-		}
-	}
-	return false
+	return mentionsOldSelf(s.Items)
 }
 
 // looksAtMetadata tells whether a check must see the object with its apiVersion,

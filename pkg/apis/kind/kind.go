@@ -12,10 +12,12 @@ import (
 	"sync"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apimachinery/pkg/version"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
 )
@@ -43,8 +45,28 @@ type Hooks struct {
 	// name must be a DNS subdomain.
 	ValidateName func(name string, prefix bool) []string
 
+	// Rules keeps the compiled rules, for kinds whose definitions repeat each other's.
+	// Without it the kind has a cache of its own.
+	Rules *RuleCache
+
+	// Origin is what the kind was made from, for the package that made it.
+	Origin any
+
 	// Builtin marks a kind of Kubernetes' own: a body may leave out its apiVersion and kind.
 	Builtin bool
+
+	// Models describes a kind that has a Go type: the OpenAPI models that the type is
+	// made of, by name, and which of them is its own. They stand in for the definition's
+	// schema in OpenAPI and in merges. Each call returns new ones.
+	Models func() (name string, models map[string]*spec.Schema)
+
+	// Selectors are field selectors besides those of the definition, by label.
+	Selectors map[string]func(content map[string]any) string
+
+	// Columns and Row print objects in place of the definition's columns. Row returns
+	// one cell for each column.
+	Columns []metav1.TableColumnDefinition
+	Row     func(o *object.Object) ([]any, error)
 }
 
 // Kind is one row of the API table. All methods are safe for concurrent use.
@@ -81,6 +103,9 @@ type versionInfo struct {
 // group with a dot.
 func New(crd *apiextensionsv1.CustomResourceDefinition, hooks Hooks) (*Kind, error) {
 	k := &Kind{Hooks: hooks, head: crd, names: crd.Spec.Names, versions: map[string]*versionInfo{}}
+	if k.Hooks.Rules == nil {
+		k.Hooks.Rules = NewRuleCache()
+	}
 	if k.names.Kind == "" || k.names.Plural == "" {
 		return nil, fmt.Errorf("definition %q has no kind or plural name", crd.Name)
 	}

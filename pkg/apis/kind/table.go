@@ -34,6 +34,9 @@ func (k *Kind) ConvertToTable(ctx context.Context, version string, obj, options 
 	if v == nil {
 		return nil, fmt.Errorf("%s has no version %q", k, version)
 	}
+	if k.Hooks.Row != nil {
+		return k.rows(obj, options)
+	}
 	switch o := obj.(type) {
 	case *object.Object:
 		u, err := o.Unstructured()
@@ -56,4 +59,39 @@ func (k *Kind) ConvertToTable(ctx context.Context, version string, obj, options 
 		return v.table.convertor.ConvertToTable(ctx, list, options)
 	}
 	return nil, fmt.Errorf("%T cannot be printed", obj)
+}
+
+// rows prints by the kind's own hook. An object that cannot be read is shown by its
+// name alone: one such object must not hide the others.
+func (k *Kind) rows(obj, options runtime.Object) (*metav1.Table, error) {
+	table := &metav1.Table{}
+	if o, ok := options.(*metav1.TableOptions); !ok || !o.NoHeaders {
+		table.ColumnDefinitions = k.Hooks.Columns
+	}
+	add := func(o *object.Object) {
+		cells, err := k.Hooks.Row(o)
+		if err != nil {
+			cells = make([]any, len(k.Hooks.Columns))
+			for i := range cells {
+				cells[i] = "<unreadable>"
+				if k.Hooks.Columns[i].Format == "name" {
+					cells[i] = o.Name
+				}
+			}
+		}
+		table.Rows = append(table.Rows, metav1.TableRow{Cells: cells, Object: runtime.RawExtension{Object: o}})
+	}
+	switch o := obj.(type) {
+	case *object.Object:
+		table.ResourceVersion = o.ResourceVersion
+		add(o)
+	case *object.List:
+		table.ListMeta = o.ListMeta
+		for i := range o.Items {
+			add(&o.Items[i])
+		}
+	default:
+		return nil, fmt.Errorf("%T cannot be printed", obj)
+	}
+	return table, nil
 }

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/cel"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/cel/model"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/listtype"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/objectmeta"
@@ -15,7 +14,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	celconfig "k8s.io/apiserver/pkg/apis/cel"
 	"k8s.io/apiserver/pkg/cel/common"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
@@ -113,8 +111,7 @@ func (f *form) sound(ctx context.Context, obj, old *object.Object, status bool) 
 			return false, err
 		}
 	}
-	errs, _ := f.rules.Validate(ctx, nil, f.structural, content, anyTree(before), celconfig.RuntimeCELCostBudget)
-	return len(errs) == 0, nil
+	return f.rules.hold(ctx, content, anyTree(before)), nil
 }
 
 // tree is as much of an object as the rules look at.
@@ -144,13 +141,12 @@ func (f *form) judge(ctx context.Context, obj, old *object.Object, status bool, 
 		return errs, err
 	}
 	var before map[string]any
-	var celOptions []cel.Option
+	var correlated *common.CorrelatedObject
 	if old != nil {
 		if before, err = old.Unstructured(); err != nil {
 			return errs, err
 		}
-		correlated := common.NewCorrelatedObject(after, before, &model.Structural{Structural: f.structural})
-		celOptions = append(celOptions, cel.WithRatcheting(correlated))
+		correlated = common.NewCorrelatedObject(after, before, &model.Structural{Structural: f.structural})
 		errs = append(errs, exact.validateUpdate(after, before, correlated, status)...)
 	} else {
 		errs = append(errs, validation.ValidateCustomResource(nil, after, exact.object)...)
@@ -169,8 +165,7 @@ func (f *form) judge(ctx context.Context, obj, old *object.Object, status bool, 
 	if slices.ContainsFunc(errs, blocksRules) {
 		return append(errs, field.Invalid(nil, nil, "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation")), nil
 	}
-	ruleErrs, _ := f.rules.Validate(ctx, nil, f.structural, after, anyTree(before), celconfig.RuntimeCELCostBudget, celOptions...)
-	return append(errs, ruleErrs...), nil
+	return append(errs, f.rules.validate(ctx, after, anyTree(before), correlated)...), nil
 }
 
 func (e *exactValidators) validateUpdate(after, before map[string]any, correlated *common.CorrelatedObject, status bool) field.ErrorList {
