@@ -14,6 +14,7 @@ import (
 	"k8s.io/kube-openapi/pkg/validation/spec"
 	smdschema "sigs.k8s.io/structured-merge-diff/v6/schema"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
+	"sigs.k8s.io/structured-merge-diff/v6/value"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
 )
@@ -22,7 +23,14 @@ const schemaPrefix = "#/components/schemas/"
 
 // typeConverter gives structured-merge-diff the schema of a kind.
 type typeConverter struct {
-	types map[schema.GroupVersionKind]*typed.ParseableType
+	types map[schema.GroupVersionKind]mergeType
+}
+
+// mergeType is the merge schema of one version, beside the form it was made of; nil
+// where it comes from models instead.
+type mergeType struct {
+	typed.ParseableType
+	form *form
 }
 
 var _ managedfields.TypeConverter = (*typeConverter)(nil)
@@ -37,20 +45,18 @@ func (k *Kind) newTypeConverter() (*typeConverter, error) {
 	}
 	models := map[string]*spec.Schema{}
 	names := map[*form]string{}
-	c := &typeConverter{types: map[schema.GroupVersionKind]*typed.ParseableType{}}
-	byVersion := map[string]string{}
+	c := &typeConverter{types: map[schema.GroupVersionKind]mergeType{}}
+	byVersion := map[string]*form{}
 	for version, info := range k.versions {
 		f, err := k.form(version)
 		if err != nil {
 			return nil, err
 		}
-		name, ok := names[f]
-		if !ok {
-			name = info.gvk.Kind + "." + version
-			names[f] = name
-			models[name] = f.mergeSchema()
+		if names[f] == "" {
+			names[f] = info.gvk.Kind + "." + version
+			models[names[f]] = f.mergeSchema()
 		}
-		byVersion[version] = name
+		byVersion[version] = f
 	}
 	addMetadataModels(models)
 	types, err := schemaconv.ToSchemaFromOpenAPI(models, k.head.Spec.PreserveUnknownFields)
@@ -58,9 +64,8 @@ func (k *Kind) newTypeConverter() (*typeConverter, error) {
 		return nil, fmt.Errorf("building the merge schema of %s: %w", k, err)
 	}
 	parser := &typed.Parser{Schema: smdschema.Schema{Types: types.Types}}
-	for version, name := range byVersion {
-		t := parser.Type(name)
-		c.types[k.GVK(version)] = &t
+	for version, f := range byVersion {
+		c.types[k.GVK(version)] = mergeType{parser.Type(names[f]), f}
 	}
 	return c, nil
 }
@@ -74,9 +79,9 @@ func (k *Kind) modelConverter() (*typeConverter, error) {
 	}
 	parser := &typed.Parser{Schema: smdschema.Schema{Types: types.Types}}
 	t := parser.Type(name)
-	c := &typeConverter{types: map[schema.GroupVersionKind]*typed.ParseableType{}}
+	c := &typeConverter{types: map[schema.GroupVersionKind]mergeType{}}
 	for version := range k.versions {
-		c.types[k.GVK(version)] = &t
+		c.types[k.GVK(version)] = mergeType{ParseableType: t}
 	}
 	return c, nil
 }
@@ -140,27 +145,42 @@ func addMetadataModels(models map[string]*spec.Schema) {
 
 func (c *typeConverter) ObjectToTyped(obj runtime.Object, opts ...typed.ValidationOptions) (*typed.TypedValue, error) {
 	gvk := obj.GetObjectKind().GroupVersionKind()
-	t := c.types[gvk]
-	if t == nil {
+	t, ok := c.types[gvk]
+	if !ok {
 		return nil, runtime.NewNotRegisteredErrForKind("kinds", gvk)
 	}
 	switch o := obj.(type) {
 	case *object.Object:
-		u, err := o.Unstructured()
-		if err != nil {
-			return nil, err
-		}
-		return t.FromUnstructured(u, opts...)
+		return t.fromObject(o, opts)
 	case *unstructured.Unstructured:
 		return t.FromUnstructured(o.Object, opts...)
 	}
 	return t.FromStructured(obj, opts...)
 }
 
-func (c *typeConverter) TypedToObject(value *typed.TypedValue) (runtime.Object, error) {
-	tree, ok := value.AsValue().Unstructured().(map[string]any)
+// fromObject leaves out the check against the merge schema where the form, which
+// asks for more and is faster, has nothing to object to.
+func (t mergeType) fromObject(o *object.Object, opts []typed.ValidationOptions) (*typed.TypedValue, error) {
+	tree, err := o.Unstructured()
+	if err != nil {
+		return nil, err
+	}
+	content, err := o.Content()
+	if err != nil {
+		return nil, err
+	}
+	// These are the lists in metadata that must not repeat themselves.
+	listless := len(o.Finalizers) == 0 && len(o.OwnerReferences) == 0
+	if t.form != nil && listless && t.form.root.settled(content, false) && t.form.root.check(content) == valid {
+		return typed.AsTypedUnvalidated(value.NewValueInterface(tree), t.Schema, t.TypeRef), nil
+	}
+	return t.FromUnstructured(tree, opts...)
+}
+
+func (c *typeConverter) TypedToObject(v *typed.TypedValue) (runtime.Object, error) {
+	tree, ok := v.AsValue().Unstructured().(map[string]any)
 	if !ok {
-		return nil, fmt.Errorf("a merge gave %T where an object is needed", value.AsValue().Unstructured())
+		return nil, fmt.Errorf("a merge gave %T where an object is needed", v.AsValue().Unstructured())
 	}
 	return object.FromUnstructured(tree)
 }

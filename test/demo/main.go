@@ -1,0 +1,106 @@
+// Command demo runs vmesh with a real istiod and real traffic on this machine, and draws where the traffic goes while
+// you change the config with kubectl. istiod has no Kubernetes but the virtual cluster "default".
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+)
+
+func main() {
+	duration := flag.Duration("for", 0, "end after this time; 0 is until Ctrl-C")
+	auto := flag.Bool("auto", false, "shift the traffic without help, fail if it does not follow, then end")
+	flag.Parse()
+
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
+	context.AfterFunc(ctx, cancel) // from here on a second Ctrl-C ends us at once
+	if err := run(ctx, *duration, *auto); err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		os.Exit(1)
+	}
+}
+
+// run returns nil when the user or --for ended it.
+func run(ctx context.Context, duration time.Duration, auto bool) (err error) {
+	dir, err := os.MkdirTemp("", "vmesh-demo-")
+	if err != nil {
+		return err
+	}
+	stack := &stack{dir: dir}
+	defer func() {
+		fmt.Println("stopping everything")
+		err = errors.Join(err, stack.stop(context.WithoutCancel(ctx)))
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "the logs are in", dir)
+			return
+		}
+		err = os.RemoveAll(dir)
+	}()
+	if err := stack.start(ctx); err != nil {
+		return unlessEnded(ctx, err)
+	}
+
+	if duration > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, duration)
+		defer cancel()
+	}
+	return unlessEnded(ctx, watch(ctx, stack, auto))
+}
+
+// watch draws until ctx ends or, with auto, until the last shift is through.
+func watch(ctx context.Context, stack *stack, auto bool) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var wait sync.WaitGroup
+	defer wait.Wait()
+	defer cancel(nil)
+
+	all := &meter{name: "all calls"}
+	byHeader := &meter{name: "with x-version: v2", headers: map[string]string{"x-version": "v2"}}
+	meters := []*meter{all, byHeader}
+	for _, meter := range meters {
+		wait.Go(func() { meter.run(ctx, stack.client) })
+	}
+
+	route, err := newRoute(stack.kubeconfig)
+	if err != nil {
+		return err
+	}
+	screen := newScreen(os.Stdout)
+	if auto {
+		wait.Go(func() { cancel(shiftAll(ctx, stack, screen, all, byHeader)) })
+	} else {
+		stack.explain(screen)
+	}
+
+	tick := time.NewTicker(screen.interval())
+	defer tick.Stop()
+	for {
+		screen.show(meters, route.changed(ctx))
+		select {
+		case <-tick.C:
+		case <-stack.vmesh.Exited():
+			return errors.New("vmesh has ended")
+		case <-stack.istiod.Exited():
+			return errors.New("istiod has ended")
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// unlessEnded drops the errors that come of ctx having ended: that is how a demo ends.
+func unlessEnded(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
