@@ -8,6 +8,8 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# Each module under hack/tools stands alone, also when a developer keeps a workspace.
+export GOWORK=off
 
 case "${1-}" in
 istiod)         module=istio      package=istio.io/istio/pilot/cmd/pilot-discovery minutes=5 ;;

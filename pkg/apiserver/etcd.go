@@ -5,12 +5,10 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/component-base/metrics/legacyregistry"
 
 	"github.com/vmesh-io/vmesh/pkg/storage/embedded"
 )
@@ -58,8 +56,5 @@ func (s *Server) openEtcd(ctx context.Context) (*clientv3.Client, error) {
 	s.closers = append(s.closers, func() { _ = client.Close() })
 	return client, nil
 }
-
-// registerer is where metrics go: the registry that /metrics shows.
-func registerer() prometheus.Registerer { return legacyregistry.Registerer() }
 
 func eventTTL(runtime.Object, uint64, bool) (uint64, error) { return eventSeconds, nil }

@@ -35,6 +35,7 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/registry/resource"
 	"github.com/vmesh-io/vmesh/pkg/registry/vmesh"
 	"github.com/vmesh-io/vmesh/pkg/storage/logical"
+	vmeshsync "github.com/vmesh-io/vmesh/pkg/sync"
 )
 
 // Server is vmesh: the root's API and that of the virtual clusters, on one etcd.
@@ -48,7 +49,7 @@ type Server struct {
 	loops    []loop
 	closers  []func()
 	warm     *warmth
-	synced   <-chan struct{} // closed when there are snapshots
+	sync     *vmeshsync.Service
 }
 
 // loop is work that goes on while the server runs.
@@ -78,7 +79,7 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 		return nil, err
 	}
 	s.backend, err = logical.NewBackend(logical.BackendConfig{
-		Client: client, Prefix: o.Etcd.Prefix, CompactionInterval: o.Etcd.CompactionInterval, Registerer: registerer(),
+		Client: client, Prefix: o.Etcd.Prefix, CompactionInterval: o.Etcd.CompactionInterval, Registerer: newRegisterer(),
 	})
 	if err != nil {
 		return nil, err
@@ -184,6 +185,7 @@ func (s *Server) assemble(creds *credentials) error {
 		loop{"virtual cluster purge", func(ctx context.Context) error { purge.Run(ctx); return nil }},
 		loop{"namespace content", func(ctx context.Context) error { content.Run(ctx); return nil }},
 		loop{"warm-up", s.warmUp},
+		loop{"memory", tuneMemory},
 	)
 	if err := s.assembleSync(mesh, meshStore, creds); err != nil {
 		return err
@@ -191,7 +193,7 @@ func (s *Server) assemble(creds *credentials) error {
 	checks := []healthz.HealthChecker{
 		healthz.NamedCheck("storage", func(*http.Request) error { return s.storageReady() }),
 		healthz.NamedCheck("kinds", func(*http.Request) error { return s.warm.err() }),
-		healthz.NamedCheck("snapshot", func(*http.Request) error { return s.snapshotReady() }),
+		healthz.NamedCheck("snapshot", func(*http.Request) error { return s.sync.Ready() }),
 	}
 	return errors.Join(s.root.server.AddReadyzChecks(checks...), s.tenant.server.AddReadyzChecks(checks...))
 }

@@ -10,31 +10,21 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/rest"
-	"k8s.io/component-base/metrics/legacyregistry"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/kind"
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 	"github.com/vmesh-io/vmesh/pkg/registry/resource"
 	"github.com/vmesh-io/vmesh/pkg/registry/vmesh"
+	"github.com/vmesh-io/vmesh/pkg/sync"
 	"github.com/vmesh-io/vmesh/pkg/sync/snapshot"
-	"github.com/vmesh-io/vmesh/pkg/sync/status"
-	"github.com/vmesh-io/vmesh/pkg/sync/xds"
 )
 
 // assembleSync makes the meshes' config source: snapshots of what the watch caches
 // hold, served to control planes.
 func (s *Server) assembleSync(mesh []*kind.Kind, meshes *resource.Store, creds *credentials) error {
-	kinds, err := snapshot.IstioKinds(mesh)
-	if err != nil {
-		return err
-	}
-	builder := snapshot.NewBuilder(kinds, snapshot.NewMetrics(legacyregistry.MustRegister))
-	server := xds.New(builder, xds.Options{Metrics: xds.NewMetrics(legacyregistry.MustRegister)})
-	reporter := status.NewReporter(meshStatus{meshes}, builder, server)
-	s.synced = builder.Synced()
-
 	plain, err := listenXDS("--xds-address", s.options.XDSAddress)
 	if err != nil {
 		return err
@@ -44,26 +34,25 @@ func (s *Server) assembleSync(mesh []*kind.Kind, meshes *resource.Store, creds *
 		return errors.Join(err, closeListener(plain))
 	}
 	s.closers = append(s.closers, func() { _, _ = closeListener(plain), closeListener(secure) }) // closed already when they have served
-	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-		// Read at each handshake, which is rare: a renewed certificate needs no restart.
-		pair, err := tls.LoadX509KeyPair(creds.certFile, creds.keyFile)
-		return &pair, err
-	}}
-
-	for _, source := range builder.Sources() {
-		s.loops = append(s.loops, loop{"observing " + source.Resource.String(), func(ctx context.Context) error {
-			return s.backend.Observe(ctx, source.Resource, source.Observer)
-		}})
+	s.sync, err = sync.New(sync.Config{
+		Kinds: mesh,
+		Observe: func(ctx context.Context, gr schema.GroupResource, o snapshot.Observer) error {
+			return s.backend.Observe(ctx, gr, o)
+		},
+		Writer: meshStatus{meshes},
+		Plain:  plain,
+		TLS:    secure,
+		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			// Read at each handshake, which is rare: a renewed certificate needs no restart.
+			pair, err := tls.LoadX509KeyPair(creds.certFile, creds.keyFile)
+			return &pair, err
+		}},
+		Register: register,
+	})
+	if err != nil {
+		return err
 	}
-	s.loops = append(s.loops,
-		loop{"snapshot", func(ctx context.Context) error { builder.Run(ctx); return nil }},
-		loop{"mesh status", func(ctx context.Context) error { reporter.Run(ctx); return nil }},
-	)
-	if plain != nil || secure != nil {
-		s.loops = append(s.loops, loop{"xDS server", func(ctx context.Context) error {
-			return server.Serve(ctx, plain, secure, tlsConfig)
-		}})
-	}
+	s.loops = append(s.loops, loop{"config source", s.sync.Run})
 	return nil
 }
 
@@ -83,16 +72,6 @@ func closeListener(l net.Listener) error {
 		return nil
 	}
 	return l.Close()
-}
-
-// snapshotReady says whether control planes can be answered.
-func (s *Server) snapshotReady() error {
-	select {
-	case <-s.synced:
-		return nil
-	default:
-		return errors.New("the snapshots of the meshes are not built yet")
-	}
 }
 
 // meshStatus writes statuses through the storage, as any client would.

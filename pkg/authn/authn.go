@@ -51,7 +51,7 @@ type Clusters interface {
 // one be anonymous. A certificate that is not bound, or is bound to another virtual
 // cluster than the request is for, is refused.
 func New(verify x509request.VerifyOptionFunc, clusters Clusters) authenticator.Request {
-	certificates := x509request.NewDynamic(verify, x509request.UserConversionFunc(fromCertificate))
+	certificates := newVerified(x509request.NewDynamic(verify, x509request.UserConversionFunc(fromCertificate)))
 	return union.NewFailOnError(&bound{certificates, clusters}, anonymous.NewAuthenticator(nil))
 }
 

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/vmesh-io/vmesh/test/traffic"
 )
 
 func main() {
@@ -28,7 +30,7 @@ func main() {
 	}
 }
 
-// run returns nil when the user or --for ended it.
+// run returns nil when Ctrl-C or --for ended it. With auto that is an error too: the shifts were not through.
 func run(ctx context.Context, duration time.Duration, auto bool) (err error) {
 	dir, err := os.MkdirTemp("", "vmesh-demo-")
 	if err != nil {
@@ -44,41 +46,49 @@ func run(ctx context.Context, duration time.Duration, auto bool) (err error) {
 		}
 		err = os.RemoveAll(dir)
 	}()
-	if err := stack.start(ctx); err != nil {
-		return unlessEnded(ctx, err)
-	}
 
-	if duration > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, duration)
-		defer cancel()
+	if err = stack.start(ctx); err == nil {
+		if duration > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, duration)
+			defer cancel()
+		}
+		err = watch(ctx, stack, auto)
 	}
-	return unlessEnded(ctx, watch(ctx, stack, auto))
+	if ctx.Err() != nil && !auto {
+		return nil
+	}
+	return err
 }
 
 // watch draws until ctx ends or, with auto, until the last shift is through.
 func watch(ctx context.Context, stack *stack, auto bool) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+	route, err := newRoute(stack.kubeconfig)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
 	var wait sync.WaitGroup
 	defer wait.Wait()
-	defer cancel(nil)
+	defer cancel()
 
 	all := &meter{name: "all calls"}
-	byHeader := &meter{name: "with x-version: v2", headers: map[string]string{"x-version": "v2"}}
+	byHeader := &meter{
+		name:    "with " + traffic.VersionHeader + ": v2",
+		headers: map[string]string{traffic.VersionHeader: "v2"},
+	}
 	meters := []*meter{all, byHeader}
 	for _, meter := range meters {
 		wait.Go(func() { meter.run(ctx, stack.client) })
 	}
 
-	route, err := newRoute(stack.kubeconfig)
-	if err != nil {
-		return err
-	}
 	screen := newScreen(os.Stdout)
+	var shifted chan error // without auto it stays nil, and a nil channel never speaks
 	if auto {
-		wait.Go(func() { cancel(shiftAll(ctx, stack, screen, all, byHeader)) })
+		shifted = make(chan error, 1)
+		wait.Go(func() { shifted <- shiftAll(ctx, stack, screen, all, byHeader) })
 	} else {
-		stack.explain(screen)
+		screen.note("%s", stack.instructions())
 	}
 
 	tick := time.NewTicker(screen.interval())
@@ -87,20 +97,14 @@ func watch(ctx context.Context, stack *stack, auto bool) error {
 		screen.show(meters, route.changed(ctx))
 		select {
 		case <-tick.C:
+		case err := <-shifted:
+			return err
 		case <-stack.vmesh.Exited():
 			return errors.New("vmesh has ended")
 		case <-stack.istiod.Exited():
 			return errors.New("istiod has ended")
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return ctx.Err()
 		}
 	}
-}
-
-// unlessEnded drops the errors that come of ctx having ended: that is how a demo ends.
-func unlessEnded(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/term"
@@ -20,13 +21,15 @@ const (
 // colors tell the versions apart; the bars do so without them as well.
 var colors = map[string]string{"v1": "\x1b[34m", "v2": "\x1b[32m"}
 
-// screen shows the meters: redrawn in place in a terminal, a line at a time anywhere else.
+// screen shows the meters: redrawn in place in a terminal, a line at a time anywhere else. Safe for concurrent use.
 type screen struct {
 	out     io.Writer
 	inPlace bool
 	colored bool
 	started time.Time
-	drawn   int // lines to go back up
+
+	mu    sync.Mutex
+	drawn int // lines to go back up
 }
 
 func newScreen(out *os.File) *screen {
@@ -49,6 +52,8 @@ func (s *screen) interval() time.Duration {
 
 // show puts out the meters' readings and how long ago the route changed.
 func (s *screen) show(meters []*meter, changed time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if !s.inPlace {
 		s.line(meters, changed)
 		return
@@ -83,6 +88,8 @@ func (s *screen) line(meters []*meter, changed time.Time) {
 
 // note puts a line above the drawing, where it stays.
 func (s *screen) note(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.drawn > 0 {
 		fmt.Fprintf(s.out, "\x1b[%dA\x1b[J", s.drawn)
 		s.drawn = 0

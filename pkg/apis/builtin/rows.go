@@ -12,8 +12,9 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/api/validation/path"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 // rows is the table. Names, columns and selectors are those of a kube-apiserver.
@@ -186,7 +187,7 @@ func rows() []*row {
 			group: rbacv1.GroupName, version: "v1", kind: "Role", plural: "roles",
 			columns: columns(nameColumn(), created()),
 			typed: typedAs(actions[*rbacv1.Role]{
-				validate: func(o, _ *rbacv1.Role) errorList { return validatePolicyRules(o.Rules, false) }, name: path.ValidatePathSegmentName,
+				validate: func(o, _ *rbacv1.Role) field.ErrorList { return validatePolicyRules(o.Rules, false) }, name: path.ValidatePathSegmentName,
 				cells: func(o *rbacv1.Role) []any { return []any{o.Name, createdAt(o.CreationTimestamp)} },
 			}),
 		},
@@ -196,7 +197,7 @@ func rows() []*row {
 			typed: typedAs(actions[*rbacv1.RoleBinding]{
 				name:     path.ValidatePathSegmentName,
 				complete: func(o, _ *rbacv1.RoleBinding) { completeBinding(&o.RoleRef, o.Subjects) },
-				validate: func(o, old *rbacv1.RoleBinding) errorList {
+				validate: func(o, old *rbacv1.RoleBinding) field.ErrorList {
 					errs := validateBinding(o.RoleRef, o.Subjects, true)
 					if old != nil && old.RoleRef != o.RoleRef {
 						errs = append(errs, changedRole(o.RoleRef))
@@ -220,7 +221,7 @@ func rows() []*row {
 			typed: typedAs(actions[*rbacv1.ClusterRoleBinding]{
 				name:     path.ValidatePathSegmentName,
 				complete: func(o, _ *rbacv1.ClusterRoleBinding) { completeBinding(&o.RoleRef, o.Subjects) },
-				validate: func(o, old *rbacv1.ClusterRoleBinding) errorList {
+				validate: func(o, old *rbacv1.ClusterRoleBinding) field.ErrorList {
 					errs := validateBinding(o.RoleRef, o.Subjects, false)
 					if old != nil && old.RoleRef != o.RoleRef {
 						errs = append(errs, changedRole(o.RoleRef))
@@ -233,10 +234,10 @@ func rows() []*row {
 		{
 			group: apiextensionsv1.GroupName, version: "v1", kind: "CustomResourceDefinition", plural: "customresourcedefinitions",
 			shortNames: []string{"crd", "crds"}, categories: []string{"api-extensions"}, clusterScoped: true, status: true,
-			columns: columns(nameColumn(), created()),
-			typed: typedAs(actions[*apiextensionsv1.CustomResourceDefinition]{
-				cells: func(o *apiextensionsv1.CustomResourceDefinition) []any { return []any{o.Name, createdAt(o.CreationTimestamp)} },
-			}),
+			columns: columns(nameColumn(), text("Scope", "Where its objects live"), text("Versions", "The versions that are served"), created(),
+				wide("Group", "The API group"), wide("Kind", "The kind of its objects"), wide("ShortNames", "The short names of its resource"),
+				metav1.TableColumnDefinition{Name: "Established", Type: "boolean", Priority: 1, Description: "Whether it is served"}),
+			typed: typedAs(actions[*apiextensionsv1.CustomResourceDefinition]{cells: definitionCells}),
 		},
 	}
 }

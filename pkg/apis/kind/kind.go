@@ -117,6 +117,9 @@ func New(crd *apiextensionsv1.CustomResourceDefinition, hooks Hooks) (*Kind, err
 	}
 	for i := range crd.Spec.Versions {
 		v := &crd.Spec.Versions[i]
+		if !v.Served && !v.Storage {
+			continue
+		}
 		info, err := k.newVersion(v)
 		if err != nil {
 			return nil, fmt.Errorf("%s, version %s: %w", crd.Name, v.Name, err)

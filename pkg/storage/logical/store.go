@@ -64,7 +64,7 @@ func newStore(b *Backend, c storeConfig) (*store, error) {
 	versioner := storage.APIObjectVersioner{}
 	etcd, err := etcd3.New(b.client, b.compactor, s.codec, s.codec.newObject, s.codec.newList, b.config.Prefix,
 		s.resourcePrefix, c.GroupResource, value.Transformer(t), etcd3.NewDefaultLeaseManagerConfig(),
-		etcd3.NewDefaultDecoder(s.codec, versioner), versioner)
+		resultDecoder{etcd3.NewDefaultDecoder(s.codec, versioner), versioner, s.codec}, versioner)
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +144,7 @@ func (s *store) Create(ctx context.Context, key string, obj, out runtime.Object,
 		return apierrors.NewBadRequest(err.Error())
 	}
 	s.codec.stamp(obj, cluster)
-	return s.cache.Create(ctx, key, obj, out, ttl)
+	return s.create(ctx, key, obj, out, ttl)
 }
 
 // Delete implements storage.Interface.
@@ -159,7 +159,7 @@ func (s *store) Delete(ctx context.Context, key string, out runtime.Object, prec
 
 // GuaranteedUpdate implements storage.Interface.
 func (s *store) GuaranteedUpdate(ctx context.Context, key string, out runtime.Object, ignoreNotFound bool,
-	preconditions *storage.Preconditions, tryUpdate storage.UpdateFunc, cached runtime.Object,
+	preconditions *storage.Preconditions, tryUpdate storage.UpdateFunc, _ runtime.Object,
 ) error {
 	cluster, err := s.checkOne(ctx, key)
 	if err != nil {
@@ -180,7 +180,7 @@ func (s *store) GuaranteedUpdate(ctx context.Context, key string, out runtime.Ob
 		s.codec.stamp(obj, cluster)
 		return obj, ttl, nil
 	}
-	return s.cache.GuaranteedUpdate(ctx, key, out, ignoreNotFound, preconditions, update, cached)
+	return s.update(ctx, key, out, ignoreNotFound, preconditions, update)
 }
 
 // Get implements storage.Interface.

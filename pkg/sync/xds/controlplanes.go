@@ -71,7 +71,7 @@ func (st *stream) controlPlane() v1alpha1.ControlPlaneStatus {
 }
 
 // sent takes note of a response that is on its way.
-func (st *stream) sent(w *watch, m *message) {
+func (st *stream) sent(w *interest, m *message) {
 	st.server.options.Metrics.pushed(st.protocol.name(), st.server.kindName(w), m.bytes)
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -85,8 +85,8 @@ func (st *stream) sent(w *watch, m *message) {
 	k.SentAt = timestamp()
 }
 
-// acknowledged takes note of the answer to the last response of a watch.
-func (st *stream) acknowledged(w *watch, refusal string) {
+// acknowledged takes note of the answer to the last response to an interest.
+func (st *stream) acknowledged(w *interest, refusal string) {
 	lag := time.Duration(-1)
 	if !w.change.IsZero() {
 		lag = time.Since(w.change)
@@ -107,7 +107,7 @@ func timestamp() *metav1.Time {
 }
 
 // kindName labels metrics, with few values whatever clients ask for.
-func (s *Server) kindName(w *watch) string {
+func (s *Server) kindName(w *interest) string {
 	switch {
 	case w.kind != noKind:
 		return s.source.Kinds()[w.kind].Name

@@ -18,12 +18,12 @@ import (
 // delta gives what changes of the resources that were subscribed to.
 type delta struct{}
 
-// deltaState is what a watch knows of its client besides the list.
+// deltaState is what an interest knows of its client besides the list.
 type deltaState struct {
-	// all is set while the client wants all resources; it has those of the watch's list.
+	// all is set while the client wants all resources; it has those of the interest's list.
 	all bool
 	// initial are the versions that the client had when it began to want all, until
-	// the first response; then the watch's list takes their place.
+	// the first response; then the interest's list takes their place.
 	initial map[string]string
 	// named are the resources that were asked for by name, with the version that the
 	// client has, or "" for none.
@@ -63,7 +63,7 @@ func (delta) receive(g grpc.ServerStream) (*request, error) {
 	}, nil
 }
 
-func (delta) subscribe(w *watch, r *request, isNew bool) (answer bool, err error) {
+func (delta) subscribe(w *interest, r *request, isNew bool) (answer bool, err error) {
 	d := &w.delta
 	if isNew {
 		d.named, d.asked = map[string]string{}, map[string]struct{}{}
@@ -139,7 +139,7 @@ func (d *deltaState) versionAt(list *snapshot.List, name string) string {
 	return d.initial[name]
 }
 
-func (delta) respond(w *watch, list *snapshot.List, nonce string, must bool) *message {
+func (delta) respond(w *interest, list *snapshot.List, nonce string, must bool) *message {
 	d := &w.delta
 	b := deltaBuilder{}
 	switch {

@@ -33,11 +33,11 @@ func (stateOfTheWorld) receive(g grpc.ServerStream) (*request, error) {
 
 // A first request is answered whatever its nonce: istiod sends one that nobody gave
 // it. Later ones are acknowledgements, but for one without a nonce, which starts anew.
-func (stateOfTheWorld) subscribe(_ *watch, r *request, isNew bool) (bool, error) {
+func (stateOfTheWorld) subscribe(_ *interest, r *request, isNew bool) (bool, error) {
 	return isNew || r.nonce == "", nil
 }
 
-func (stateOfTheWorld) respond(w *watch, list *snapshot.List, nonce string, _ bool) *message {
+func (stateOfTheWorld) respond(w *interest, list *snapshot.List, nonce string, _ bool) *message {
 	head := make([]byte, 0, 64+len(w.typeURL))
 	head = appendText(head, responseVersion, list.Version())
 	head = appendText(head, responseTypeURL, w.typeURL)

@@ -21,8 +21,8 @@ import (
 )
 
 const (
-	// maxWatches and maxTypeURL bound what a client can make a stream remember.
-	maxWatches = 256
+	// maxInterests and maxTypeURL bound what a client can make a stream remember.
+	maxInterests = 256
 	maxTypeURL = 512
 	// maxErrorText bounds what is kept of the reason for a refusal.
 	maxErrorText = 1024
@@ -35,12 +35,12 @@ type protocol interface {
 	name() string
 	// receive waits for a request.
 	receive(grpc.ServerStream) (*request, error)
-	// subscribe takes in what a request asks for, of a watch that is new or not, and
+	// subscribe takes in what a request asks for, of an interest that is new or not, and
 	// says whether it has to be answered even if nothing has changed.
-	subscribe(w *watch, r *request, isNew bool) (answer bool, err error)
+	subscribe(w *interest, r *request, isNew bool) (answer bool, err error)
 	// respond makes the response that brings the client to a list, or none when it has
 	// nothing to say; must says that it is owed one.
-	respond(w *watch, list *snapshot.List, nonce string, must bool) *message
+	respond(w *interest, list *snapshot.List, nonce string, must bool) *message
 }
 
 // request is what the two kinds of request have in common, and what they have not.
@@ -54,8 +54,8 @@ type request struct {
 	initial                map[string]string // delta: the versions that the client has
 }
 
-// watch is one type URL that a stream asked for. It belongs to the stream's loop.
-type watch struct {
+// interest is one type URL that a stream asked for. It belongs to the stream's loop.
+type interest struct {
 	typeURL string
 	kind    int // noKind when there can be no such resources
 
@@ -79,9 +79,9 @@ type stream struct {
 	began    time.Time
 
 	subscription *snapshot.Subscription
-	watches      map[string]*watch
-	order        []*watch
-	turn         int // the watch whose turn to be looked at it is
+	interests      map[string]*interest
+	order        []*interest
+	turn         int // the interest whose turn to be looked at it is
 	nonces       uint64
 
 	mu     sync.Mutex // guards what follows, which others read
@@ -96,7 +96,7 @@ func (s *Server) serveStream(g grpc.ServerStream, p protocol) error {
 		grpc:     g,
 		mesh:     meshOf(g.Context()),
 		began:    time.Now(),
-		watches:  map[string]*watch{},
+		interests:  map[string]*interest{},
 		kinds:    map[string]*v1alpha1.ControlPlaneKindStatus{},
 	}
 	st.status.ConnectedSince = metav1.NewTime(st.began.Truncate(time.Second))
@@ -137,7 +137,7 @@ func (st *stream) serve() error {
 	options := &st.server.options
 	timer := time.NewTimer(options.MeshTimeout)
 	defer timer.Stop()
-	var sending *watch
+	var sending *interest
 	var sendingSince time.Time
 	var had bool // a snapshot
 	for {
@@ -219,17 +219,17 @@ func (st *stream) request(r *request) error {
 	if r.node != nil || len(st.order) == 0 {
 		st.identify(r.node)
 	}
-	w := st.watches[r.typeURL]
+	w := st.interests[r.typeURL]
 	isNew := w == nil
 	if isNew {
-		if len(st.order) == maxWatches || len(r.typeURL) > maxTypeURL {
+		if len(st.order) == maxInterests || len(r.typeURL) > maxTypeURL {
 			return status.Error(codes.ResourceExhausted, "too many or too long type URLs")
 		}
 		if r.typeURL == "" {
 			return status.Error(codes.InvalidArgument, "an aggregated request needs a type URL")
 		}
-		w = &watch{typeURL: r.typeURL, kind: st.server.kindOf(r.typeURL)}
-		st.watches[r.typeURL] = w
+		w = &interest{typeURL: r.typeURL, kind: st.server.kindOf(r.typeURL)}
+		st.interests[r.typeURL] = w
 		st.order = append(st.order, w)
 	} else if w.waiting && r.nonce == w.nonce {
 		w.waiting = false
@@ -256,9 +256,9 @@ func (s *Server) kindOf(typeURL string) int {
 	return noKind
 }
 
-// next finds a watch with something to send, and makes it. Otherwise it says when to
+// next finds an interest with something to send, and makes it. Otherwise it says when to
 // look again, or a negative duration for not before something happens.
-func (st *stream) next(current *snapshot.Snapshot, now time.Time) (*watch, *message, time.Duration) {
+func (st *stream) next(current *snapshot.Snapshot, now time.Time) (*interest, *message, time.Duration) {
 	again := time.Duration(-1)
 	for range st.order {
 		w := st.order[st.turn%len(st.order)]

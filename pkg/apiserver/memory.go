@@ -1,0 +1,57 @@
+package apiserver
+
+import (
+	"context"
+	"runtime/debug"
+	"runtime/metrics"
+	"time"
+)
+
+const (
+	// memoryLook is how often the heap is looked at.
+	memoryLook = time.Second
+	// spareGarbage is how much garbage may lie about under load: on a small heap the
+	// collector would otherwise run dozens of times a second.
+	spareGarbage = 128 << 20
+	// leastGC and mostGC bound the growth of the heap between two collections, in percent.
+	leastGC, mostGC = 100, 800
+	// quietAllocation is how little a process allocates in a second that has nothing to do.
+	quietAllocation = 4 << 20
+	// worthReturning is how much must be unused for it to be given back to the system.
+	worthReturning = 8 << 20
+)
+
+// tuneMemory trades memory for speed while there is work, and gives the memory back
+// when there is none. An operator's GOGC or GOMEMLIMIT stays in force: see docs.
+func tuneMemory(ctx context.Context) error {
+	samples := []metrics.Sample{
+		{Name: "/gc/heap/live:bytes"}, {Name: "/gc/heap/allocs:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"}, {Name: "/memory/classes/heap/unused:bytes"}, {Name: "/memory/classes/heap/objects:bytes"},
+	}
+	initial := debug.SetGCPercent(mostGC)
+	defer debug.SetGCPercent(initial)
+	ticker := time.NewTicker(memoryLook)
+	defer ticker.Stop()
+	var allocated uint64
+	busy := true
+	for {
+		metrics.Read(samples)
+		live, total := samples[0].Value.Uint64(), samples[1].Value.Uint64()
+		unused := samples[2].Value.Uint64() + samples[3].Value.Uint64() + (samples[4].Value.Uint64() - min(live, samples[4].Value.Uint64()))
+		quiet := total-allocated < quietAllocation
+		allocated = total
+		switch {
+		case !quiet:
+			busy = true
+			debug.SetGCPercent(int(min(max(spareGarbage*100/max(live, 1), leastGC), mostGC)))
+		case busy && unused > worthReturning:
+			debug.FreeOSMemory()
+			busy = false
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}

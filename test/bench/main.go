@@ -1,0 +1,85 @@
+// Command bench measures vmesh and, in the same run, kube-apiserver with Istio's CRDs and etcd: each a real process, on
+// loopback with TLS, under the same client. docs/benchmarks.md says what each row means.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+// runLimit ends a run that hangs; a whole one takes about 15 minutes on 2 cores.
+const runLimit = 30 * time.Minute
+
+type options struct {
+	only        string
+	scale       float64
+	vmeshBinary string
+	peer        bool
+	json        bool
+	out         string
+	profileDir  string
+	keep        bool
+}
+
+func main() {
+	var o options
+	var noPeer bool
+	flag.StringVar(&o.only, "only", "", "the rows to measure, by number: 1,2,7; all by default")
+	flag.Float64Var(&o.scale, "scale", 1, "the share of the 10 000 objects and 10 000 virtual clusters to use, for a quick look")
+	flag.StringVar(&o.vmeshBinary, "vmesh-binary", "", "the vmesh to measure; built from this checkout by default")
+	flag.BoolVar(&noPeer, "no-peer", false, "measure vmesh alone")
+	flag.BoolVar(&o.json, "json", false, "print JSON with all samples in place of a table")
+	flag.StringVar(&o.out, "out", "", "also write the table (markdown) to this file")
+	flag.StringVar(&o.profileDir, "cpuprofile-dir", "", "after the rows, run each load once more and write profiles of the servers here")
+	flag.BoolVar(&o.keep, "keep", false, "keep the servers' data and logs")
+	flag.Parse()
+	o.peer = !noPeer
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, runLimit)
+	defer cancel()
+	if err := run(ctx, o); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o options) (err error) {
+	only, err := parseRows(o.only)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "vmesh-bench-")
+	if err != nil {
+		return err
+	}
+	if o.keep {
+		fmt.Fprintln(os.Stderr, "data and logs:", dir)
+	} else {
+		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	}
+	b := &bench{options: o, only: only, dir: dir, begun: time.Now(), results: results{}}
+	// What was measured before a failure is worth having.
+	err = b.run(ctx)
+	return errors.Join(err, b.report())
+}
+
+func (b *bench) report() error {
+	if b.options.out != "" {
+		if err := os.WriteFile(b.options.out, []byte(b.results.markdown()), 0o644); err != nil {
+			return err
+		}
+	}
+	if b.options.json {
+		return b.results.writeJSON(os.Stdout)
+	}
+	_, err := fmt.Print(b.results.markdown())
+	return err
+}

@@ -1,0 +1,181 @@
+package parity
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vmesh-io/vmesh/test/e2e/rawapi"
+	"github.com/vmesh-io/vmesh/test/harness"
+)
+
+var (
+	peerKubeconfig  = flag.String("peer-kubeconfig", "", "an administrator's kubeconfig of a kube-apiserver 1.37 with Istio's CRDs; started here when empty")
+	vmeshKubeconfig = flag.String("vmesh-kubeconfig", "", "an administrator's kubeconfig of a virtual cluster; started here when empty")
+)
+
+// kubeconfigs are those of the two servers, by the names that failures give them.
+var kubeconfigs = map[string]string{}
+
+const (
+	theVmesh = "vmesh"
+	thePeer  = "kube-apiserver"
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	// The tools may have to be built first.
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
+	defer cancel()
+	dir, err := os.MkdirTemp("", "parity")
+	if err != nil {
+		return 1, err
+	}
+	defer os.RemoveAll(dir)
+	if kubeconfigs[theVmesh] = *vmeshKubeconfig; *vmeshKubeconfig == "" {
+		vmesh, err := harness.StartVmesh(ctx, harness.VmeshOptions{DataDir: filepath.Join(dir, "vmesh")})
+		if err != nil {
+			return 1, err
+		}
+		defer vmesh.Stop(ctx)
+		if kubeconfigs[theVmesh], err = vmesh.Kubeconfig(ctx, "default"); err != nil {
+			return 1, err
+		}
+	}
+	if kubeconfigs[thePeer] = *peerKubeconfig; *peerKubeconfig == "" {
+		etcd, err := harness.StartEtcd(ctx, harness.EtcdOptions{Dir: filepath.Join(dir, "etcd")})
+		if err != nil {
+			return 1, err
+		}
+		defer etcd.Stop(ctx)
+		peer, err := harness.StartKubeAPIServer(ctx, harness.KubeAPIServerOptions{Dir: filepath.Join(dir, "kube-apiserver"), EtcdURL: etcd.URL})
+		if err != nil {
+			return 1, err
+		}
+		defer peer.Stop(ctx)
+		kubeconfigs[thePeer] = peer.Kubeconfig
+		if err := harness.InstallIstioCRDs(ctx, peer.Kubeconfig); err != nil {
+			return 1, err
+		}
+	}
+	return m.Run(), nil
+}
+
+// servers are clients of the two.
+func servers(t *testing.T) map[string]*rawapi.Client {
+	t.Helper()
+	clients := map[string]*rawapi.Client{}
+	for name, kubeconfig := range kubeconfigs {
+		client, err := rawapi.New(kubeconfig)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(client.Close)
+		clients[name] = client
+	}
+	return clients
+}
+
+func TestSameRequestsGetTheSameAnswers(t *testing.T) {
+	tables, err := load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	clients := servers(t)
+	// Unlike any before it, should the servers outlive this run.
+	run := fmt.Sprintf("p%x", time.Now().UnixMilli()&0xffffff)
+	for table, cases := range tables {
+		t.Run(table, func(t *testing.T) {
+			for i, c := range cases {
+				t.Run(c.Name, func(t *testing.T) {
+					t.Parallel()
+					namespace := fmt.Sprintf("%s-%s-%d", run, table, i)
+					var peer, ours []rawapi.Response
+					for name, client := range clients {
+						responses := play(t, client, namespace, c)
+						if name == thePeer {
+							peer = responses
+						} else {
+							ours = responses
+						}
+					}
+					for i, step := range c.Steps {
+						compare(t, c, step, ours[i], peer[i], namespace)
+					}
+				})
+			}
+		})
+	}
+}
+
+// play sends a case to a server.
+func play(t *testing.T, client *rawapi.Client, namespace string, c Case) []rawapi.Response {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	created, err := client.Do(ctx, rawapi.Request{
+		Method: http.MethodPost, Path: "/api/v1/namespaces", ContentType: "application/json",
+		Body: fmt.Appendf(nil, `{"apiVersion":"v1","kind":"Namespace","metadata":{"name":%q}}`, namespace),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if created.Status != http.StatusCreated {
+		t.Fatalf("creating the namespace: %v", created)
+	}
+	var responses []rawapi.Response
+	var rv, uid, token string
+	for _, step := range c.Steps {
+		method, path, err := step.request(namespace)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fill := strings.NewReplacer("$NS", namespace, "$RV", rv, "$UID", uid, "$CONTINUE", token).Replace
+		request := rawapi.Request{Method: method, Path: fill(path), Accept: short(accepts, step.Accept), Body: []byte(fill(string(step.body())))}
+		if len(request.Body) > 0 {
+			request.ContentType = short(contentTypes, step.Type)
+		}
+		response, err := client.Do(ctx, request)
+		if err != nil {
+			t.Fatalf("%s: %v", step.Do, err)
+		}
+		responses = append(responses, *response)
+		if at := response.Text("metadata", "resourceVersion"); at != "" {
+			rv, token = at, response.Text("metadata", "continue")
+		}
+		if id := response.Text("metadata", "uid"); id != "" {
+			uid = id
+		}
+	}
+	return responses
+}
+
+func compare(t *testing.T, c Case, step Step, ours, peer rawapi.Response, namespace string) {
+	t.Helper()
+	if c.Differs != "" || step.Differs != "" {
+		if ours.Status != peer.Status {
+			t.Errorf("%s\n%s answers %v\n%s answers %v", step.Do, theVmesh, &ours, thePeer, &peer)
+		}
+		return
+	}
+	if diff := cmp.Diff(render(normalize(&peer)), render(normalize(&ours))); diff != "" {
+		t.Errorf("%s (-%s +%s):\n%s", step.Do, thePeer, theVmesh, diff)
+	}
+}
