@@ -25,7 +25,7 @@ type NamespaceLifecycle struct {
 	namespaces rest.Getter
 }
 
-var _ admission.ValidationInterface = (*NamespaceLifecycle)(nil)
+var _ admission.MutationInterface = (*NamespaceLifecycle)(nil)
 
 // NewNamespaceLifecycle reads namespaces from their storage.
 func NewNamespaceLifecycle(namespaces rest.Getter) *NamespaceLifecycle {
@@ -34,8 +34,9 @@ func NewNamespaceLifecycle(namespaces rest.Getter) *NamespaceLifecycle {
 
 var namespaceKind = schema.GroupKind{Kind: "Namespace"}
 
-// Validate implements admission.ValidationInterface.
-func (l *NamespaceLifecycle) Validate(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+// Admit implements admission.MutationInterface. It changes nothing, but comes before
+// validation: that there is no such namespace is said first.
+func (l *NamespaceLifecycle) Admit(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
 	if a.GetOperation() == admission.Delete {
 		if a.GetKind().GroupKind() == namespaceKind && a.GetName() == metav1.NamespaceDefault {
 			return apierrors.NewForbidden(a.GetResource().GroupResource(), a.GetName(), fmt.Errorf("this namespace may not be deleted"))
@@ -67,6 +68,10 @@ func (l *NamespaceLifecycle) get(ctx context.Context, name string) (*object.Obje
 	obj, err := l.namespaces.Get(ctx, name, &metav1.GetOptions{ResourceVersion: "0"})
 	if apierrors.IsNotFound(err) {
 		obj, err = l.namespaces.Get(ctx, name, &metav1.GetOptions{})
+	}
+	if apierrors.IsNotFound(err) {
+		// The storage's error would name the resource that the request is for.
+		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "namespaces"}, name)
 	}
 	if err != nil {
 		return nil, err

@@ -32,6 +32,13 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/version"
 )
 
+const (
+	// requestTimeout bounds every request but watches.
+	requestTimeout = time.Minute
+	// watchGrace is how long watches may take to end when the server stops.
+	watchGrace = 5 * time.Second
+)
+
 // minRequestTimeout is the least time after which a watch is ended; the most is double.
 const minRequestTimeout = 30 * time.Minute
 
@@ -51,6 +58,7 @@ type endpointConfig struct {
 	authenticator authenticator.Request
 	admission     admission.Interface
 	clusters      filters.Clusters
+	life          *lifecycle
 	// wrap, if set, goes around the whole chain of filters.
 	wrap func(http.Handler) http.Handler
 	// process says that the process's own paths (metrics, profiles) are served here.
@@ -80,11 +88,13 @@ func newEndpoint(c endpointConfig) (*endpoint, error) {
 	config.MinRequestTimeout = int(minRequestTimeout.Seconds())
 	config.SkipOpenAPIInstallation = true
 	config.EnableMetrics, config.EnableProfiling = c.process, c.process
-	config.ShutdownWatchTerminationGracePeriod = 2 * time.Second
+	config.NonLongRunningRequestWaitGroup, config.WatchRequestWaitGroup = c.life.requests, c.life.watches
+	config.ShutdownWatchTerminationGracePeriod = watchGrace
+	config.RequestTimeout = requestTimeout
 	config.MaxRequestsInFlight, config.MaxMutatingRequestsInFlight = 4000, 1000
 	config.BuildHandlerChainFunc = func(handler http.Handler, generic *genericapiserver.Config) http.Handler {
-		handler = filters.WithState(handler, c.clusters, generic.Serializer)
-		handler = genericapiserver.DefaultBuildHandlerChain(handler, generic)
+		handler = filters.WithMediaTypes(handler, e.codec.Typed, generic.Serializer)
+		handler = buildChain(handler, generic, c.clusters, c.life)
 		if c.wrap != nil {
 			handler = c.wrap(handler)
 		}

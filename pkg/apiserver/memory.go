@@ -12,7 +12,7 @@ const (
 	memoryLook = time.Second
 	// spareGarbage is how much garbage may lie about under load: on a small heap the
 	// collector would otherwise run dozens of times a second.
-	spareGarbage = 128 << 20
+	spareGarbage = 192 << 20
 	// leastGC and mostGC bound the growth of the heap between two collections, in percent.
 	leastGC, mostGC = 100, 800
 	// quietAllocation is how little a process allocates in a second that has nothing to do.

@@ -49,6 +49,7 @@ type Server struct {
 	loops    []loop
 	closers  []func()
 	warm     *warmth
+	life     *lifecycle
 	sync     *vmeshsync.Service
 }
 
@@ -64,7 +65,7 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Server{options: o, warm: newWarmth()}
+	s := &Server{options: o, warm: newWarmth(), life: newLifecycle()}
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -160,13 +161,13 @@ func (s *Server) assemble(creds *credentials) error {
 	}
 	if s.tenant, err = newEndpoint(endpointConfig{
 		name: "virtual-cluster", kinds: slices.Concat(core, mesh, []*kind.Kind{definitions}), storage: tenantGroups,
-		options: s.options, secure: secure, authenticator: authenticator, admission: admit, clusters: s.clusters,
+		options: s.options, secure: secure, authenticator: authenticator, admission: admit, clusters: s.clusters, life: s.life,
 	}); err != nil {
 		return err
 	}
 	if s.root, err = newEndpoint(endpointConfig{
 		name: "root", kinds: slices.Concat(core, []*kind.Kind{virtualClusters, meshes, kubeconfigs}), storage: rootGroups,
-		options: s.options, secure: secure, authenticator: authenticator, admission: admit, clusters: s.clusters, process: true,
+		options: s.options, secure: secure, authenticator: authenticator, admission: admit, clusters: s.clusters, life: s.life, process: true,
 		wrap: func(root http.Handler) http.Handler { return filters.WithCluster(root, s.tenant.server.Handler) },
 	}); err != nil {
 		return err
@@ -301,6 +302,8 @@ func (s *Server) Run(ctx context.Context, started func()) error {
 			started()
 		}
 	})
+	stop := context.AfterFunc(serve, func() { close(s.life.closing) })
+	defer stop()
 	err := prepared.RunWithContext(serve)
 	stopWork(errors.New("the server stops"))
 	wg.Wait()

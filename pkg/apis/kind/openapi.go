@@ -31,6 +31,11 @@ func (k *Kind) OpenAPIV3(version string) (*spec3.OpenAPI, error) {
 	if err != nil {
 		return nil, fmt.Errorf("describing %s: %w", k, err)
 	}
+	if k.Hooks.Models != nil {
+		if err := k.modelsV3(doc, version); err != nil {
+			return nil, err
+		}
+	}
 	if k.Group() != "" {
 		return doc, nil
 	}
@@ -62,6 +67,11 @@ func (k *Kind) OpenAPIV2(version string) (*spec.Swagger, error) {
 	if err != nil {
 		return nil, fmt.Errorf("describing %s: %w", k, err)
 	}
+	if k.Hooks.Models != nil {
+		if doc, err = k.modelsV2(doc, version); err != nil {
+			return nil, err
+		}
+	}
 	if k.Group() != "" {
 		return doc, nil
 	}
@@ -85,6 +95,9 @@ func (k *Kind) OpenAPIV2(version string) (*spec.Swagger, error) {
 
 // namedCRD is the definition with the names that New filled in.
 func (k *Kind) namedCRD() (*apiextensionsv1.CustomResourceDefinition, error) {
+	if k.Hooks.Models != nil {
+		return k.stubCRD(), nil
+	}
 	crd, err := k.CRD()
 	if err != nil {
 		return nil, err

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer/cbor"
 	genericfeatures "k8s.io/apiserver/pkg/features"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	clientscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/yaml"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/kind"
@@ -25,6 +26,7 @@ import (
 // Codec serializes objects of a set of kinds. It is safe for concurrent use.
 type Codec struct {
 	byGroupKind map[schema.GroupKind]*kind.Kind
+	typed       map[schema.GroupResource]bool
 	scheme      *runtime.Scheme // what is not an object: statuses, tables, options
 	base        serializer.CodecFactory
 	infos       []runtime.SerializerInfo
@@ -34,9 +36,10 @@ var _ runtime.NegotiatedSerializer = (*Codec)(nil)
 
 // New makes a codec for the kinds.
 func New(kinds []*kind.Kind) *Codec {
-	c := &Codec{byGroupKind: map[schema.GroupKind]*kind.Kind{}, scheme: runtime.NewScheme()}
+	c := &Codec{byGroupKind: map[schema.GroupKind]*kind.Kind{}, typed: map[schema.GroupResource]bool{}, scheme: runtime.NewScheme()}
 	for _, k := range kinds {
 		c.byGroupKind[k.GroupKind()] = k
+		c.typed[k.GroupResource()] = clientscheme.Scheme.Recognizes(k.GVK(k.StorageVersion()))
 		for _, version := range k.Versions() {
 			metav1.AddToGroupVersion(c.scheme, schema.GroupVersion{Group: k.Group(), Version: version})
 		}
@@ -76,6 +79,13 @@ func New(kinds []*kind.Kind) *Codec {
 func (c *Codec) Kind(gk schema.GroupKind) (*kind.Kind, bool) {
 	k, ok := c.byGroupKind[gk]
 	return k, ok
+}
+
+// Typed says whether a resource's kind has a Go type of Kubernetes' own, and with it a
+// protobuf form. What is not a kind of the codec's is not held to its rules: it has one.
+func (c *Codec) Typed(gr schema.GroupResource) bool {
+	typed, known := c.typed[gr]
+	return typed || !known
 }
 
 // Scheme knows the types that are not objects: statuses, tables, options.

@@ -64,7 +64,7 @@ func NewStore(k *kind.Kind, backend *logical.Backend) (*Store, error) {
 		DeleteStrategy:          s,
 		ResetFieldsStrategy:     s,
 		ReadinessCheckFunc:      opened.ReadinessCheck,
-		Storage:                 genericregistry.DryRunnableStorage{Storage: opened, Codec: backend.RESTOptions(row).StorageConfig.Codec},
+		Storage:                 genericregistry.DryRunnableStorage{Storage: opened, Codec: copier{}},
 	}}, nil
 }
 

@@ -3,9 +3,6 @@ package resource
 import (
 	"bytes"
 	"context"
-	"fmt"
-	"slices"
-	"strings"
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -106,34 +103,21 @@ func (s strategy) validate(ctx context.Context, o, old *object.Object) field.Err
 		}
 	}
 	warnings, errs := s.kind.Validate(ctx, o.GroupVersionKind().Version, o, old)
+	if len(errs) > 0 {
+		return errs
+	}
 	for _, w := range warnings {
 		warning.AddWarning(ctx, "", w)
 	}
-	return errs
+	return nil
 }
 
-func (s strategy) WarningsOnCreate(_ context.Context, obj runtime.Object) []string {
-	return finalizerWarnings(obj.(*object.Object).Finalizers, nil)
-}
+// WarningsOnCreate are none: validation has given them.
+func (s strategy) WarningsOnCreate(context.Context, runtime.Object) []string { return nil }
 
-func (s strategy) WarningsOnUpdate(_ context.Context, obj, old runtime.Object) []string {
-	return finalizerWarnings(obj.(*object.Object).Finalizers, old.(*object.Object).Finalizers)
-}
-
-// finalizerWarnings are for names that another's finalizer could bear as well.
-func finalizerWarnings(now, before []string) []string {
-	var warnings []string
-	for _, name := range now {
-		if slices.Contains(before, name) || strings.Contains(name, "/") {
-			continue
-		}
-		switch name {
-		case "orphan", "foregroundDeletion", "kubernetes":
-		default:
-			warnings = append(warnings, fmt.Sprintf("metadata.finalizers: %q: prefer a domain-qualified finalizer name including a path (/) to avoid accidental conflicts with other finalizer writers", name))
-		}
-	}
-	return warnings
+// WarningsOnUpdate are none: validation has given them.
+func (s strategy) WarningsOnUpdate(context.Context, runtime.Object, runtime.Object) []string {
+	return nil
 }
 
 // Canonicalize forgets the tree: from here on the object is stored and shared.

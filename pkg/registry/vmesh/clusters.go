@@ -41,10 +41,18 @@ type Clusters struct {
 	backend    *logical.Backend
 	url        func(cluster string) string
 
+	known sync.Map // name to state, of the virtual clusters that the watch has shown
+
 	mu     sync.Mutex
 	claims *ownership.Index
 	// pending are the claims of writes that are under way and not in the index yet.
 	pending map[string]ownership.Claims
+}
+
+// state is what every request asks of a virtual cluster.
+type state struct {
+	uid      string
+	deleting bool
 }
 
 // NewClusters makes the keeper of virtual clusters. url gives the address of a virtual
@@ -75,18 +83,34 @@ func (c *Clusters) Claims() *ownership.Index {
 // Replaced implements logical.Observer.
 func (c *Clusters) Replaced(items []*object.Object, _ uint64) {
 	all := make([]ownership.Claims, 0, len(items))
+	gone := map[any]bool{}
+	c.known.Range(func(name, _ any) bool { gone[name] = true; return true })
 	for _, o := range items {
+		c.know(o)
+		delete(gone, o.Name)
 		if vc, err := Decode(o); err == nil {
 			all = append(all, ownership.ClaimsOf(vc))
 		}
+	}
+	for name := range gone {
+		c.known.Delete(name)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.claims = ownership.New(all...)
 }
 
+func (c *Clusters) know(o *object.Object) {
+	c.known.Store(o.Name, state{uid: string(o.UID), deleting: o.DeletionTimestamp != nil})
+}
+
 // Changed implements logical.Observer.
 func (c *Clusters) Changed(t watch.EventType, o *object.Object, _ uint64) {
+	if t == watch.Deleted {
+		c.known.Delete(o.Name)
+	} else {
+		c.know(o)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if t == watch.Deleted {
@@ -115,18 +139,30 @@ func RootContext(ctx context.Context) context.Context {
 	return request.WithNamespace(logical.WithCluster(ctx, logical.Root), metav1.NamespaceNone)
 }
 
-// get reads a virtual cluster: from the watch cache, or from etcd what the cache has not
-// got yet, so that a virtual cluster is known from the moment its creation is answered.
+// get reads a virtual cluster, as etcd has it.
 func (c *Clusters) get(ctx context.Context, name string) (*object.Object, error) {
-	ctx = RootContext(ctx)
-	obj, err := c.store.Get(ctx, name, &metav1.GetOptions{ResourceVersion: "0"})
-	if apierrors.IsNotFound(err) {
-		obj, err = c.store.Get(ctx, name, &metav1.GetOptions{})
-	}
+	obj, err := c.store.Get(RootContext(ctx), name, &metav1.GetOptions{})
 	if err != nil {
 		return nil, err
 	}
 	return obj.(*object.Object), nil
+}
+
+// state looks a virtual cluster up: among those that the watch has shown, or in etcd,
+// so that one is known from the moment its creation is answered.
+func (c *Clusters) state(ctx context.Context, name string) (state, bool, error) {
+	if known, ok := c.known.Load(name); ok {
+		return known.(state), true, nil
+	}
+	obj, err := c.store.Get(RootContext(ctx), name, &metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return state{}, false, nil
+	}
+	if err != nil {
+		return state{}, false, err
+	}
+	o := obj.(*object.Object)
+	return state{uid: string(o.UID), deleting: o.DeletionTimestamp != nil}, true, nil
 }
 
 // State implements filters.Clusters.
@@ -134,23 +170,14 @@ func (c *Clusters) State(ctx context.Context, name string) (exists, deleting boo
 	if name == logical.Root {
 		return true, false, nil
 	}
-	o, err := c.get(ctx, name)
-	if apierrors.IsNotFound(err) {
-		return false, false, nil
-	}
-	if err != nil {
-		return false, false, err
-	}
-	return true, o.DeletionTimestamp != nil, nil
+	s, exists, err := c.state(ctx, name)
+	return exists, s.deleting, err
 }
 
 // UID implements authn.Clusters.
 func (c *Clusters) UID(ctx context.Context, name string) (string, bool) {
-	o, err := c.get(ctx, name)
-	if err != nil {
-		return "", false
-	}
-	return string(o.UID), true
+	s, exists, err := c.state(ctx, name)
+	return s.uid, exists && err == nil
 }
 
 // prepare gives a virtual cluster what vmesh writes of it.

@@ -2,63 +2,305 @@ package embedded
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	bolt "go.etcd.io/bbolt"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/goleak"
 )
 
-func start10k(t testing.TB, dir string) *Etcd {
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(writerDirEnv); dir != "" {
+		writeUntilKilled(dir)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func open(t testing.TB, dir string) *Etcd {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	begin := time.Now()
 	e, err := Start(ctx, Config{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("started in %v", time.Since(begin))
+	t.Cleanup(func() { shut(t, e) })
 	return e
 }
 
-func TestTmp(t *testing.T) {
-	dir := t.TempDir()
-	e := start10k(t, dir)
-	c := e.Client()
-	val := string(make([]byte, 1200))
-	done := make(chan error)
-	begin := time.Now()
-	for w := 0; w < 64; w++ {
-		go func() {
-			for i := w; i < 10000; i += 64 {
-				if _, err := c.Put(context.Background(), fmt.Sprintf("/registry/x/%d", i), val); err != nil {
-					done <- err
-					return
-				}
-			}
-			done <- nil
-		}()
+func shut(t testing.TB, e *Etcd) {
+	t.Helper()
+	if err := e.Close(); err != nil {
+		t.Errorf("closing: %v", err)
 	}
-	for w := 0; w < 64; w++ {
-		if err := <-done; err != nil {
+	for err := range e.Err() {
+		t.Errorf("it failed: %v", err)
+	}
+}
+
+// fails wants Start to fail soon, naming the directory.
+func fails(t *testing.T, dir string) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	begin := time.Now()
+	e, err := Start(ctx, Config{Dir: dir})
+	if err == nil {
+		shut(t, e)
+		t.Fatal("it started")
+	}
+	if d := time.Since(begin); d > 10*time.Second {
+		t.Errorf("it took %v to fail", d)
+	}
+	if !strings.Contains(err.Error(), dir) {
+		t.Errorf("the error does not name %s: %v", dir, err)
+	}
+	return err
+}
+
+func put(t testing.TB, e *Etcd, key, value string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if _, err := e.Client().Put(ctx, key, value); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func get(t testing.TB, e *Etcd, key string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	resp, err := e.Client().Get(ctx, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(resp.Kvs) == 0 {
+		return ""
+	}
+	return string(resp.Kvs[0].Value)
+}
+
+func TestWhatWasWrittenIsThereAfterARestart(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "not", "there", "yet")
+	e := open(t, dir)
+	put(t, e, "a", "1")
+	shut(t, e)
+	if err := e.Close(); err != nil {
+		t.Errorf("closing twice: %v", err)
+	}
+	e = open(t, dir)
+	if got := get(t, e, "a"); got != "1" {
+		t.Errorf("read %q", got)
+	}
+}
+
+func TestNothingListens(t *testing.T) {
+	sockets := func() map[string]bool {
+		fds, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Skip(err)
+		}
+		found := map[string]bool{}
+		for _, fd := range fds {
+			if to, err := os.Readlink("/proc/self/fd/" + fd.Name()); err == nil && strings.HasPrefix(to, "socket:") {
+				found[to] = true
+			}
+		}
+		return found
+	}
+	before := sockets()
+	e := open(t, t.TempDir())
+	put(t, e, "a", "1")
+	for s := range sockets() {
+		if !before[s] {
+			t.Errorf("there is a new %s", s)
+		}
+	}
+}
+
+func TestWatchesAndProgressWorkInProcess(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	e := open(t, t.TempDir())
+	w := e.Client().Watch(ctx, "k", clientv3.WithPrevKV(), clientv3.WithCreatedNotify())
+	<-w
+	put(t, e, "k", "1")
+	if got := <-w; len(got.Events) != 1 || string(got.Events[0].Kv.Value) != "1" {
+		t.Errorf("got %v", got)
+	}
+	if err := e.Client().RequestProgress(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-w; !got.IsProgressNotify() {
+		t.Errorf("got %v for progress", got)
+	}
+}
+
+func TestLeasesExpire(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	e := open(t, t.TempDir())
+	lease, err := e.Client().Grant(ctx, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := e.Client().Watch(ctx, "k")
+	if _, err := e.Client().Put(ctx, "k", "v", clientv3.WithLease(lease.ID)); err != nil {
+		t.Fatal(err)
+	}
+	for got := range w {
+		if got.Events[0].Type == clientv3.EventTypeDelete {
+			return
+		}
+	}
+	t.Fatal("the key did not expire")
+}
+
+func TestADirectoryInUseIsAnErrorAtOnce(t *testing.T) {
+	t.Run("by this program", func(t *testing.T) {
+		dir := t.TempDir()
+		e := open(t, dir)
+		if err := fails(t, dir); !errors.Is(err, ErrInUse) {
+			t.Errorf("got %v", err)
+		}
+		put(t, e, "a", "1") // the first one is not disturbed
+	})
+	t.Run("by a foreign etcd", func(t *testing.T) {
+		dir := t.TempDir()
+		shut(t, open(t, dir))
+		db, err := bolt.Open(filepath.Join(dir, "member", "snap", "db"), 0o600, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := fails(t, dir); !errors.Is(err, ErrInUse) {
+			t.Errorf("got %v", err)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		shut(t, open(t, dir))
+	})
+}
+
+func TestADirectoryThatCannotBeUsedIsAnError(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("a file", func(t *testing.T) { _ = fails(t, file) })
+	t.Run("below a file", func(t *testing.T) { _ = fails(t, filepath.Join(file, "dir")) })
+	t.Run("not writable", func(t *testing.T) {
+		if os.Geteuid() == 0 {
+			t.Skip("root writes anywhere")
+		}
+		dir := t.TempDir()
+		if err := os.Chmod(dir, 0o500); err != nil {
+			t.Fatal(err)
+		}
+		_ = fails(t, dir)
+	})
+	t.Run("none", func(t *testing.T) {
+		if _, err := Start(context.Background(), Config{}); err == nil {
+			t.Error("it started")
+		}
+	})
+}
+
+func TestCorruptDataIsAnError(t *testing.T) {
+	edit := func(t *testing.T, path string, edit func([]byte) []byte) {
+		t.Helper()
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, edit(data), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	t.Logf("10000 puts %v", time.Since(begin))
-	begin = time.Now()
-	if err := e.Close(); err != nil {
+	for _, c := range []struct {
+		name  string
+		keys  int
+		spoil func(t *testing.T, member string)
+	}{
+		{"the database is something else", 50, func(t *testing.T, member string) {
+			edit(t, filepath.Join(member, "snap", "db"), func(d []byte) []byte { return []byte(strings.Repeat("junk", 4096)) })
+		}},
+		{"the database is gone and the log no longer holds all", snapshotCount + 200, func(t *testing.T, member string) {
+			if err := os.Remove(filepath.Join(member, "snap", "db")); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"the log is garbled", 50, func(t *testing.T, member string) {
+			wals, err := filepath.Glob(filepath.Join(member, "wal", "*.wal"))
+			if err != nil || len(wals) == 0 {
+				t.Fatal(wals, err)
+			}
+			edit(t, wals[0], func(d []byte) []byte {
+				for i := 200; i < 2000; i++ {
+					d[i] ^= 0x5a
+				}
+				return d
+			})
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			e := open(t, dir)
+			var wg sync.WaitGroup
+			for w := range 16 {
+				wg.Go(func() {
+					for i := w; i < c.keys; i += 16 {
+						put(t, e, fmt.Sprint("k", i), strings.Repeat("v", 100))
+					}
+				})
+			}
+			wg.Wait()
+			shut(t, e)
+			c.spoil(t, filepath.Join(dir, "member"))
+			t.Log(fails(t, dir))
+			t.Log(fails(t, dir)) // the first attempt has let go of the directory
+		})
+	}
+}
+
+func TestStartGivesUpWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	dir := t.TempDir()
+	e, err := Start(ctx, Config{Dir: dir})
+	if err == nil { // it was ready before it looked
+		shut(t, e)
+	} else if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	shut(t, open(t, dir))
+}
+
+func TestWritesBeyondTheQuotaFail(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	e, err := Start(ctx, Config{Dir: t.TempDir(), QuotaBytes: 4 << 20})
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("closed in %v", time.Since(begin))
-	e = start10k(t, dir)
-	r, err := e.Client().Get(context.Background(), "/registry/x/", clientv3.WithPrefix(), clientv3.WithCountOnly())
-	if err != nil || r.Count != 10000 {
-		t.Fatal(err, r)
+	defer shut(t, e)
+	value := strings.Repeat("v", 1<<20)
+	for i := range 20 {
+		if _, err := e.Client().Put(ctx, fmt.Sprint("k", i), value); err != nil {
+			if !strings.Contains(err.Error(), "database space exceeded") {
+				t.Errorf("got %v", err)
+			}
+			return
+		}
 	}
-	_, err = Start(context.Background(), Config{Dir: dir})
-	t.Log(err)
-	if err := e.Close(); err != nil {
-		t.Fatal(err)
-	}
+	t.Error("20 MiB went into 4")
 }
