@@ -46,6 +46,7 @@ func tuneMemory(ctx context.Context) error {
 			debug.SetGCPercent(int(min(max(spareGarbage*100/max(live, 1), leastGC), mostGC)))
 		case busy && unused > worthReturning:
 			debug.FreeOSMemory()
+			returnProgramPages()
 			busy = false
 		}
 		select {

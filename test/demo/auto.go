@@ -44,7 +44,7 @@ func shiftAll(ctx context.Context, stack *stack, screen *screen, all, byHeader *
 				return err
 			}
 		}
-		screen.note("after %.1f s the whole window's traffic has followed", time.Since(applied).Seconds())
+		screen.note("%.1f s later the last second's calls went the new way", time.Since(applied).Seconds())
 	}
 	return pause(ctx, dwell)
 }

@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	barWidth = 36
-	// minWidth is the widest line we draw. In a narrower terminal lines would wrap, and going back up would miss.
-	minWidth = 80
+	barWidth = 40
+	// minWidth is more than the widest line we draw. In a narrower terminal lines would wrap, and going back up would miss.
+	minWidth = 76
 )
 
 // colors tell the versions apart; the bars do so without them as well.
@@ -52,38 +52,37 @@ func (s *screen) interval() time.Duration {
 
 // show puts out the meters' readings and how long ago the route changed.
 func (s *screen) show(meters []*meter, changed time.Time) {
+	readings := make([]reading, len(meters))
+	var total reading
+	for i, meter := range meters {
+		readings[i] = meter.read()
+		total.rate += readings[i].rate
+		total.failed += readings[i].failed
+	}
+	summary := fmt.Sprintf("%.0f calls/s, %d failed, route changed %s ago", total.rate, total.failed, since(changed))
+
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.inPlace {
-		s.line(meters, changed)
+		fmt.Fprintf(s.out, "%5s", since(s.started))
+		for i, meter := range meters {
+			fmt.Fprintf(s.out, "  %s: v1 %3.0f %%, v2 %3.0f %%;", meter.name, 100*readings[i].share["v1"], 100*readings[i].share["v2"])
+		}
+		fmt.Fprintln(s.out, " ", summary)
 		return
 	}
 	var text strings.Builder
-	failed := 0
-	rate := 0.0
-	for _, meter := range meters {
-		reading := meter.read()
-		failed += reading.failed
-		rate += reading.rate
+	for i, meter := range meters {
 		label := meter.name
 		for _, version := range []string{"v1", "v2"} {
-			fmt.Fprintf(&text, "  %-22s %s %s %3.0f %%\n", label, version, s.bar(version, reading.share[version]), 100*reading.share[version])
+			share := readings[i].share[version]
+			fmt.Fprintf(&text, "  %-20s %s %s %3.0f %%\n", label, version, s.bar(version, share), 100*share)
 			label = ""
 		}
 		text.WriteByte('\n')
 	}
-	fmt.Fprintf(&text, "  %.0f calls/s   %d failed   route changed %s ago\n", rate, failed, ago(changed))
+	fmt.Fprintf(&text, "  %s\n", summary)
 	s.redraw(text.String())
-}
-
-func (s *screen) line(meters []*meter, changed time.Time) {
-	fmt.Fprintf(s.out, "%6s", ago(s.started))
-	for _, meter := range meters {
-		reading := meter.read()
-		fmt.Fprintf(s.out, "  | %s: v1 %3.0f %%, v2 %3.0f %%, %3.0f calls/s, %d failed",
-			meter.name, 100*reading.share["v1"], 100*reading.share["v2"], reading.rate, reading.failed)
-	}
-	fmt.Fprintf(s.out, "  | route changed %s ago\n", ago(changed))
 }
 
 // note puts a line above the drawing, where it stays.
@@ -116,4 +115,4 @@ func (s *screen) redraw(text string) {
 	s.drawn = strings.Count(text, "\n")
 }
 
-func ago(t time.Time) string { return time.Since(t).Truncate(time.Second).String() }
+func since(t time.Time) string { return time.Since(t).Truncate(time.Second).String() }

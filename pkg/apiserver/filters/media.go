@@ -20,11 +20,11 @@ import (
 // does. Clients that would take JSON as well then get that. typed says which kinds have
 // a Go type. It comes after RequestInfo.
 func WithMediaTypes(handler http.Handler, typed func(schema.GroupResource) bool, s runtime.NegotiatedSerializer) http.Handler {
-	accepted := []string{runtime.ContentTypeJSON, runtime.ContentTypeYAML}
+	objects := []string{runtime.ContentTypeJSON, runtime.ContentTypeYAML}
 	// A strategic merge patch needs a Go type to be read by.
 	patches := []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.ApplyYAMLPatchType)}
 	if utilfeature.DefaultFeatureGate.Enabled(features.CBORServingAndStorage) {
-		accepted, patches = append(accepted, runtime.ContentTypeCBOR), append(patches, string(types.ApplyCBORPatchType))
+		objects, patches = append(objects, runtime.ContentTypeCBOR), append(patches, string(types.ApplyCBORPatchType))
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		info, ok := request.RequestInfoFrom(req.Context())
@@ -32,24 +32,30 @@ func WithMediaTypes(handler http.Handler, typed func(schema.GroupResource) bool,
 			handler.ServeHTTP(w, req)
 			return
 		}
-		protobuf := strings.Contains(req.Header.Get("Accept"), runtime.ContentTypeProtobuf)
-		if !protobuf && info.Verb != "patch" || typed(schema.GroupResource{Group: info.APIGroup, Resource: info.Resource}) {
+		accept, body := req.Header.Get("Accept"), req.Header.Get("Content-Type")
+		protobuf := strings.Contains(accept, runtime.ContentTypeProtobuf)
+		writes := info.Verb == "patch" || info.Verb == "create" || info.Verb == "update"
+		if !protobuf && !writes || typed(schema.GroupResource{Group: info.APIGroup, Resource: info.Resource}) {
 			handler.ServeHTTP(w, req)
 			return
 		}
+		refuse := func(err error) { responsewriters.ErrorNegotiated(err, s, schema.GroupVersion{}, w, req) }
+		body, _, _ = strings.Cut(body, ";")
+		switch {
+		case info.Verb == "patch" && !slices.Contains(patches, body):
+			refuse(negotiation.NewUnsupportedMediaTypeError(patches))
+			return
+		case writes && body == runtime.ContentTypeProtobuf:
+			refuse(negotiation.NewUnsupportedMediaTypeError(objects))
+			return
+		}
 		if protobuf {
-			accept := withoutProtobuf(req.Header.Get("Accept"))
-			if accept == "" {
-				responsewriters.ErrorNegotiated(negotiation.NewNotAcceptableError(accepted), s, schema.GroupVersion{}, w, req)
+			if accept = withoutProtobuf(accept); accept == "" {
+				refuse(negotiation.NewNotAcceptableError(objects))
 				return
 			}
 			req = req.Clone(req.Context())
 			req.Header.Set("Accept", accept)
-		}
-		contentType, _, _ := strings.Cut(req.Header.Get("Content-Type"), ";")
-		if info.Verb == "patch" && !slices.Contains(patches, contentType) {
-			responsewriters.ErrorNegotiated(negotiation.NewUnsupportedMediaTypeError(patches), s, schema.GroupVersion{}, w, req)
-			return
 		}
 		handler.ServeHTTP(w, req)
 	})
