@@ -23,13 +23,15 @@ import (
 type NamespaceLifecycle struct {
 	*admission.Handler
 	namespaces rest.Getter
+	immortal   func(ctx context.Context, namespace string) bool
 }
 
 var _ admission.MutationInterface = (*NamespaceLifecycle)(nil)
 
-// NewNamespaceLifecycle reads namespaces from their storage.
-func NewNamespaceLifecycle(namespaces rest.Getter) *NamespaceLifecycle {
-	return &NamespaceLifecycle{admission.NewHandler(admission.Create, admission.Delete), namespaces}
+// NewNamespaceLifecycle reads namespaces from their storage. immortal says which ones the
+// context's virtual cluster always has.
+func NewNamespaceLifecycle(namespaces rest.Getter, immortal func(ctx context.Context, namespace string) bool) *NamespaceLifecycle {
+	return &NamespaceLifecycle{admission.NewHandler(admission.Create, admission.Delete), namespaces, immortal}
 }
 
 var namespaceKind = schema.GroupKind{Kind: "Namespace"}
@@ -38,8 +40,8 @@ var namespaceKind = schema.GroupKind{Kind: "Namespace"}
 // validation: that there is no such namespace is said first.
 func (l *NamespaceLifecycle) Admit(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
 	if a.GetOperation() == admission.Delete {
-		if a.GetKind().GroupKind() == namespaceKind && a.GetName() == metav1.NamespaceDefault {
-			return apierrors.NewForbidden(a.GetResource().GroupResource(), a.GetName(), fmt.Errorf("this namespace may not be deleted"))
+		if a.GetKind().GroupKind() == namespaceKind && l.immortal(ctx, a.GetName()) {
+			return apierrors.NewForbidden(a.GetResource().GroupResource(), a.GetName(), fmt.Errorf("this namespace may not be deleted: every virtual cluster has it"))
 		}
 		return nil
 	}

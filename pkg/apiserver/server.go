@@ -154,7 +154,7 @@ func (s *Server) assemble(creds *credentials) error {
 	if err != nil {
 		return err
 	}
-	admit := admission.NewChainHandler(vmeshadmission.NewNamespaceLifecycle(namespaceREST))
+	admit := admission.NewChainHandler(vmeshadmission.NewNamespaceLifecycle(namespaceREST, s.clusters.IsSystemNamespace))
 	secure, err := s.listen(creds)
 	if err != nil {
 		return err

@@ -21,7 +21,7 @@ func main() {
 	auto := flag.Bool("auto", false, "shift the traffic without help, fail if it does not follow, then end")
 	flag.Parse()
 
-	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer cancel()
 	context.AfterFunc(ctx, cancel) // from here on a second Ctrl-C ends us at once
 	if err := run(ctx, *duration, *auto); err != nil {

@@ -76,17 +76,17 @@ func (x *index) put(s *source, o *object.Object) {
 	if n == nil {
 		n = x.add(k)
 	}
-	finalizing := n.foreground || n.orphan
+	foreground, orphan := n.foreground, n.orphan
 	n.source, n.namespace, n.name, n.round = s, o.Namespace, o.Name, x.round
 	n.deleting = o.DeletionTimestamp != nil
 	n.foreground = n.deleting && hasFinalizer(o, metav1.FinalizerDeleteDependents)
 	n.orphan = n.deleting && hasFinalizer(o, metav1.FinalizerOrphanDependents)
 	changed := x.setOwners(n, o.OwnerReferences)
 	switch {
-	case (n.foreground || n.orphan) && !finalizing:
+	case n.foreground && !foreground, n.orphan && !orphan:
 		x.wake(n)
 		x.wakeDependents(n)
-	case changed:
+	case changed && len(n.owners) > 0:
 		x.wake(n)
 	}
 	if !keep {

@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -33,8 +34,8 @@ func (c *Collector) process(ctx context.Context, it item) error {
 func (c *Collector) collect(ctx context.Context, it item) error {
 	// Nearly always all owners are there, which the watch caches can tell.
 	found, err := c.classify(ctx, it, it.owners, false)
-	if err != nil || found.onlySolid() {
-		return err
+	if err != nil || found.settled() {
+		return errors.Join(err, found.again)
 	}
 	live, err := c.live(ctx, it)
 	if err != nil || live == nil || live.DeletionTimestamp != nil || len(live.OwnerReferences) == 0 {
@@ -47,7 +48,7 @@ func (c *Collector) collect(ctx context.Context, it item) error {
 	case found.unknown > 0:
 		// That every owner is gone cannot be said.
 		_, err = c.dropOwners(ctx, it, live, found.releasing)
-		return err
+		return errors.Join(err, found.again)
 	case found.solid > 0 || len(found.releasing) > 0:
 		_, err = c.dropOwners(ctx, it, live, slices.Concat(found.absent, found.waiting, found.releasing))
 		return err
@@ -121,20 +122,21 @@ func (c *Collector) finalize(ctx context.Context, it item) error {
 type classes struct {
 	solid     int         // owners that are there to stay
 	unknown   int         // owners about which nothing can be said
+	again     error       // why that may change
 	absent    []types.UID // there is no such owner
 	waiting   []types.UID // the owner waits for its dependents to be deleted
 	releasing []types.UID // the owner waits for its dependents to forget it
 }
 
-func (c *classes) onlySolid() bool {
-	return c.unknown == 0 && len(c.absent)+len(c.waiting)+len(c.releasing) == 0
+// settled tells whether there is nothing to be done.
+func (c *classes) settled() bool {
+	return len(c.absent)+len(c.waiting)+len(c.releasing) == 0
 }
 
 // classify looks for the owners of an object: in etcd, or in watch caches that are as
 // new as all that the collector has been told.
 func (c *Collector) classify(ctx context.Context, it item, owners []metav1.OwnerReference, live bool) (classes, error) {
 	var found classes
-	var unreadable error
 	for i := range owners {
 		ref := &owners[i]
 		if c.index.orphaning(key{it.cluster, ref.UID}) {
@@ -153,7 +155,7 @@ func (c *Collector) classify(ctx context.Context, it item, owners []metav1.Owner
 		case owner == nil:
 			found.absent = append(found.absent, ref.UID)
 		case quarantined(owner):
-			unreadable = errUnreadable
+			found.unknown, found.again = found.unknown+1, errUnreadable
 		case owner.UID != ref.UID:
 			found.absent = append(found.absent, ref.UID)
 		case owner.DeletionTimestamp != nil && hasFinalizer(owner, metav1.FinalizerDeleteDependents):
@@ -162,11 +164,12 @@ func (c *Collector) classify(ctx context.Context, it item, owners []metav1.Owner
 			found.solid++
 		}
 	}
-	return found, unreadable
+	return found, nil
 }
 
-// ownerKind is the kind that a reference names, unless no such kind is served, or its
-// objects are in namespaces and the dependent is not.
+// ownerKind is the kind that a reference names. It is not known if no such kind is
+// served, if its objects are in namespaces and the dependent is not, or if there can be
+// no object of that name.
 func (c *Collector) ownerKind(it item, ref *metav1.OwnerReference) (*source, bool) {
 	gv, err := schema.ParseGroupVersion(ref.APIVersion)
 	if err != nil {
@@ -177,7 +180,8 @@ func (c *Collector) ownerKind(it item, ref *metav1.OwnerReference) (*source, boo
 		return nil, false
 	}
 	k := s.Store.Kind()
-	return s, k.Serves(gv.Version) && s.Serves(it.cluster) && (!k.Namespaced() || it.namespace != "")
+	return s, k.Serves(gv.Version) && s.Serves(it.cluster) && (!k.Namespaced() || it.namespace != "") &&
+		ref.Name != "" && len(path.IsValidPathSegmentName(ref.Name)) == 0
 }
 
 // owner reads the object that a reference names, whatever its UID, or nil.
@@ -189,8 +193,8 @@ func (c *Collector) owner(ctx context.Context, it item, s *source, ref *metav1.O
 		options.ResourceVersion = strconv.FormatUint(s.revision.Load(), 10)
 	}
 	obj, err := s.Store.Get(c.in(ctx, it.cluster, it.namespace), ref.Name, options)
-	if apierrors.IsNotFound(err) || apierrors.IsBadRequest(err) {
-		return nil, nil // bad names no object has
+	if apierrors.IsNotFound(err) {
+		return nil, nil
 	}
 	if err != nil {
 		return nil, err

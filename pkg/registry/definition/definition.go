@@ -27,6 +27,7 @@ const resourceVersion = "1"
 type REST struct {
 	kind    *kind.Kind
 	version string
+	created metav1.Time
 	load    func() ([]*object.Object, error)
 }
 
@@ -43,7 +44,7 @@ var (
 // New makes the storage of CustomResourceDefinitions. load gives them, sorted by name;
 // it is called at each request, and what it returns is not modified.
 func New(k *kind.Kind, load func() ([]*object.Object, error)) *REST {
-	return &REST{kind: k, version: k.StorageVersion(), load: load}
+	return &REST{kind: k, version: k.StorageVersion(), created: metav1.Now().Rfc3339Copy(), load: load}
 }
 
 func (r *REST) New() runtime.Object     { return object.New(r.kind.GVK(r.version)) }
@@ -97,11 +98,13 @@ func (r *REST) Get(_ context.Context, name string, _ *metav1.GetOptions) (runtim
 	if !ok {
 		return nil, apierrors.NewNotFound(r.kind.GroupResource(), name)
 	}
-	return withVersion(all[i]), nil
+	return r.shown(all[i]), nil
 }
 
-func withVersion(o *object.Object) *object.Object {
+// shown is a definition as it is answered: it exists since the server does.
+func (r *REST) shown(o *object.Object) *object.Object {
 	out := *o
+	out.CreationTimestamp = r.created
 	out.ResourceVersion = resourceVersion
 	return &out
 }
@@ -115,7 +118,7 @@ func (r *REST) List(_ context.Context, options *internalversion.ListOptions) (ru
 	list := r.newList()
 	list.Items = make([]object.Object, 0, len(found))
 	for _, o := range found {
-		list.Items = append(list.Items, *withVersion(o))
+		list.Items = append(list.Items, *r.shown(o))
 	}
 	return list, nil
 }
@@ -133,7 +136,7 @@ func (r *REST) Watch(ctx context.Context, options *internalversion.ListOptions) 
 	}
 	events := make(chan watch.Event, len(found)+1)
 	for _, o := range found {
-		events <- watch.Event{Type: watch.Added, Object: withVersion(o)}
+		events <- watch.Event{Type: watch.Added, Object: r.shown(o)}
 	}
 	if initial && options.AllowWatchBookmarks {
 		end := object.New(r.kind.GVK(r.version))

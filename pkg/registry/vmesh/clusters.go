@@ -345,6 +345,19 @@ func (c *Clusters) clear(ctx context.Context, name string) error {
 	return nil
 }
 
+// IsSystemNamespace says whether the context's virtual cluster always has a namespace.
+func (c *Clusters) IsSystemNamespace(ctx context.Context, namespace string) bool {
+	if namespace == metav1.NamespaceDefault {
+		return true
+	}
+	cluster, err := logical.Cluster(ctx)
+	if err != nil || cluster == logical.Root {
+		return false
+	}
+	claims, ok := c.Claims().Claims(cluster)
+	return ok && namespace == c.rootNamespace(ctx, claims.Mesh)
+}
+
 // systemNamespaces exist in every virtual cluster, as clients expect.
 func (c *Clusters) systemNamespaces(ctx context.Context, vc *v1alpha1.VirtualCluster) []string {
 	return []string{metav1.NamespaceDefault, c.rootNamespace(ctx, ownership.ClaimsOf(vc).Mesh)}
