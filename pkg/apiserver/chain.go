@@ -33,6 +33,7 @@ func (l *lifecycle) ShuttingDown() <-chan struct{} { return l.closing }
 // flow for all virtual clusters; impersonation; CORS; tracing), which is a tenth of what
 // a small write costs.
 func buildChain(handler http.Handler, c *genericapiserver.Config, clusters filters.Clusters, life *lifecycle) http.Handler {
+	handler = filters.WithFastApply(handler, c.MaxRequestBodyBytes)
 	handler = filters.WithState(handler, clusters, c.Serializer)
 	handler = genericapifilters.WithAuthorization(handler, c.Authorization.Authorizer, c.Serializer)
 	handler = genericfilters.WithMaxInFlightLimit(handler, c.MaxRequestsInFlight, c.MaxMutatingRequestsInFlight, c.LongRunningFunc)

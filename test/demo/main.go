@@ -19,24 +19,25 @@ import (
 func main() {
 	duration := flag.Duration("for", 0, "end after this time; 0 is until Ctrl-C")
 	auto := flag.Bool("auto", false, "shift the traffic without help, fail if it does not follow, then end")
+	binary := flag.String("vmesh", "", "the vmesh to run; built from this checkout when empty")
 	flag.Parse()
 
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer cancel()
 	context.AfterFunc(ctx, cancel) // from here on a second Ctrl-C ends us at once
-	if err := run(ctx, *duration, *auto); err != nil {
+	if err := run(ctx, *binary, *duration, *auto); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
 }
 
 // run returns nil when Ctrl-C or --for ended it. With auto that is an error too: the shifts were not through.
-func run(ctx context.Context, duration time.Duration, auto bool) (err error) {
+func run(ctx context.Context, binary string, duration time.Duration, auto bool) (err error) {
 	dir, err := os.MkdirTemp("", "vmesh-demo-")
 	if err != nil {
 		return err
 	}
-	stack := &stack{dir: dir}
+	stack := &stack{binary: binary, dir: dir}
 	defer func() {
 		fmt.Println("stopping everything")
 		err = errors.Join(err, stack.stop(context.WithoutCancel(ctx)))

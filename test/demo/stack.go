@@ -17,6 +17,7 @@ const virtualCluster = "default"
 
 // stack is all that the demo runs; what has not been started is nil.
 type stack struct {
+	binary     string // of vmesh; built when empty
 	dir        string
 	vmesh      *harness.Vmesh
 	istiod     *harness.Istiod
@@ -47,13 +48,11 @@ func (s *stack) start(ctx context.Context) error {
 	return nil
 }
 
-func (s *stack) startVmesh(ctx context.Context) (string, error) {
-	fmt.Println("building vmesh from this checkout, if it has changed")
-	binary, err := harness.Build(ctx)
-	if err != nil {
-		return "", err
+func (s *stack) startVmesh(ctx context.Context) (_ string, err error) {
+	if s.binary == "" {
+		fmt.Println("building vmesh from this checkout, if it has changed")
 	}
-	s.vmesh, err = harness.StartVmesh(ctx, harness.VmeshOptions{Binary: binary, DataDir: filepath.Join(s.dir, "vmesh")})
+	s.vmesh, err = harness.StartVmesh(ctx, harness.VmeshOptions{Binary: s.binary, DataDir: filepath.Join(s.dir, "vmesh")})
 	if err != nil {
 		return "", err
 	}

@@ -53,8 +53,8 @@ type Istiod struct {
 	*Process
 	// GRPCAddress is the plaintext xDS endpoint for proxies.
 	GRPCAddress string
-	// DebugURL is the base of the /debug pages and of /metrics.
-	DebugURL string
+	// DebugURL is the base of the /debug pages, MetricsURL the page of metrics.
+	DebugURL, MetricsURL string
 
 	options IstiodOptions
 	ports   []int
@@ -117,7 +117,7 @@ func (i *Istiod) start(ctx context.Context) error {
 	if options.WithoutServices {
 		registries = ""
 	}
-	httpAddress, grpcAddress := loopback(i.ports[0]), loopback(i.ports[1])
+	httpAddress, grpcAddress, monitoringAddress := loopback(i.ports[0]), loopback(i.ports[1]), loopback(i.ports[2])
 	cmd := exec.Command(options.Binary, append([]string{
 		"discovery",
 		"--meshConfig", meshConfigFile,
@@ -126,8 +126,8 @@ func (i *Istiod) start(ctx context.Context) error {
 		"--httpAddr", httpAddress,
 		"--grpcAddr", grpcAddress,
 		"--secureGRPCAddr=",
-		"--httpsAddr", loopback(i.ports[2]),
-		"--monitoringAddr", loopback(i.ports[3]),
+		"--httpsAddr", loopback(i.ports[3]),
+		"--monitoringAddr", monitoringAddress,
 		"--ctrlz_address", "127.0.0.1",
 		"--ctrlz_port", strconv.Itoa(i.ports[4]),
 	}, options.ExtraArgs...)...)
@@ -140,6 +140,7 @@ func (i *Istiod) start(ctx context.Context) error {
 
 	i.GRPCAddress = grpcAddress
 	i.DebugURL = "http://" + httpAddress
+	i.MetricsURL = "http://" + monitoringAddress + "/metrics"
 	i.Process, err = StartProcess("istiod", filepath.Join(dir, "istiod.log"), cmd)
 	if err != nil {
 		return err

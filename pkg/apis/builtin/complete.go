@@ -11,17 +11,23 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-// completeNamespace gives a namespace its name as a label, the finalizer that stands
-// for its contents, and a phase. The finalizer stays for as long as nobody deletes the
-// namespace; after that it is the registry's, whose finalize endpoint takes it away.
-func completeNamespace(o, old *corev1.Namespace) {
-	if o.Labels[corev1.LabelMetadataName] != o.Name && o.Name != "" {
-		o.Labels = maps.Clone(o.Labels)
-		if o.Labels == nil {
-			o.Labels = map[string]string{}
-		}
-		o.Labels[corev1.LabelMetadataName] = o.Name
+// fillNamespace gives a namespace its name as a label.
+func fillNamespace(o *corev1.Namespace) {
+	if o.Labels[corev1.LabelMetadataName] == o.Name || o.Name == "" {
+		return
 	}
+	o.Labels = maps.Clone(o.Labels)
+	if o.Labels == nil {
+		o.Labels = map[string]string{}
+	}
+	o.Labels[corev1.LabelMetadataName] = o.Name
+}
+
+// completeNamespace gives a namespace the finalizer that stands for its contents, and a
+// phase. The finalizer stays for as long as nobody deletes the namespace; after that it
+// is the registry's, whose finalize endpoint takes it away.
+func completeNamespace(o, old *corev1.Namespace) {
+	fillNamespace(o) // its name may have been made up since
 	if old != nil {
 		if o.DeletionTimestamp == nil {
 			o.Spec.Finalizers = old.Spec.Finalizers
@@ -34,8 +40,8 @@ func completeNamespace(o, old *corev1.Namespace) {
 	o.Status = corev1.NamespaceStatus{Phase: corev1.NamespaceActive}
 }
 
-// completeSecret moves what was written as text to where it is kept.
-func completeSecret(o, _ *corev1.Secret) {
+// fillSecret moves what was written as text to where it is kept.
+func fillSecret(o *corev1.Secret) {
 	for key, value := range o.StringData {
 		if o.Data == nil {
 			o.Data = map[string][]byte{}
@@ -45,9 +51,9 @@ func completeSecret(o, _ *corev1.Secret) {
 	o.StringData = nil
 }
 
-// completeService fills in what follows from a service's type. No addresses are handed
-// out: nothing routes to them. An update that names none keeps those there are.
-func completeService(o, old *corev1.Service) {
+// fillService fills in what follows from a service's type. No addresses are handed out:
+// nothing routes to them.
+func fillService(o *corev1.Service) {
 	s := &o.Spec
 	for i := range s.Ports {
 		if p := &s.Ports[i]; p.TargetPort == intstr.FromInt32(0) || p.TargetPort == intstr.FromString("") {
@@ -73,10 +79,19 @@ func completeService(o, old *corev1.Service) {
 		yes := true
 		s.AllocateLoadBalancerNodePorts = &yes
 	}
-	if old != nil && s.Type != corev1.ServiceTypeExternalName && old.Spec.Type != corev1.ServiceTypeExternalName && s.ClusterIP == "" && len(s.ClusterIPs) == 0 {
+}
+
+// completeService keeps the addresses that a service has if an update names none, and
+// makes the address and the list of addresses say the same.
+func completeService(o, old *corev1.Service) {
+	s := &o.Spec
+	if s.Type == corev1.ServiceTypeExternalName {
+		return
+	}
+	if old != nil && old.Spec.Type != corev1.ServiceTypeExternalName && s.ClusterIP == "" && len(s.ClusterIPs) == 0 {
 		s.ClusterIP, s.ClusterIPs = old.Spec.ClusterIP, old.Spec.ClusterIPs
 	}
-	switch { // the address and the list of addresses say the same
+	switch {
 	case s.ClusterIP != "" && len(s.ClusterIPs) == 0:
 		s.ClusterIPs = []string{s.ClusterIP}
 	case s.ClusterIP == "" && len(s.ClusterIPs) > 0:
@@ -84,9 +99,8 @@ func completeService(o, old *corev1.Service) {
 	}
 }
 
-// completePod fills in what follows from other members, and the phase of a pod that
-// nothing has run yet.
-func completePod(o, old *corev1.Pod) {
+// fillPod fills in what follows from other members.
+func fillPod(o *corev1.Pod) {
 	if o.Spec.ServiceAccountName == "" {
 		o.Spec.ServiceAccountName = o.Spec.DeprecatedServiceAccount
 	}
@@ -98,15 +112,19 @@ func completePod(o, old *corev1.Pod) {
 	}
 	for _, list := range [][]corev1.Container{o.Spec.InitContainers, o.Spec.Containers} {
 		for i := range list {
-			completeContainer(&list[i], o.Spec.HostNetwork)
+			fillContainer(&list[i], o.Spec.HostNetwork)
 		}
-	}
-	if old == nil && o.Status.Phase == "" {
-		o.Status.Phase = corev1.PodPending
 	}
 }
 
-func completeContainer(c *corev1.Container, hostNetwork bool) {
+// completePod gives a new pod its phase: nothing has run it yet.
+func completePod(o, old *corev1.Pod) {
+	if old == nil {
+		o.Status = corev1.PodStatus{Phase: corev1.PodPending}
+	}
+}
+
+func fillContainer(c *corev1.Container, hostNetwork bool) {
 	if c.ImagePullPolicy == "" {
 		c.ImagePullPolicy = corev1.PullIfNotPresent
 		if latest(c.Image) {
@@ -138,8 +156,8 @@ func latest(image string) bool {
 	return !tagged || tag == "latest"
 }
 
-// completeBinding names the API group of what the kind says.
-func completeBinding(role *rbacv1.RoleRef, subjects []rbacv1.Subject) {
+// fillBinding names the API group of what the kind says.
+func fillBinding(role *rbacv1.RoleRef, subjects []rbacv1.Subject) {
 	if role.APIGroup == "" {
 		role.APIGroup = rbacv1.GroupName
 	}

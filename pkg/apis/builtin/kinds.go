@@ -10,11 +10,14 @@
 package builtin
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"reflect"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -44,7 +47,9 @@ type row struct {
 	group, version, kind, plural string
 	shortNames, categories       []string
 	clusterScoped                bool
-	status                       bool // has the status subresource
+	status                       bool   // has the status subresource
+	generations                  bool   // counts the changes of what is not its status
+	deprecation                  string // what users of it are warned of
 	selectable                   []string
 	selectors                    map[string]func(content map[string]any) string
 	columns                      []metav1.TableColumnDefinition
@@ -55,6 +60,7 @@ type row struct {
 // typedRow is what a row does with values of its Go type.
 type typedRow struct {
 	goType       reflect.Type
+	fill         func(obj *object.Object) error
 	prepare      func(obj, old *object.Object) error
 	validate     func(ctx context.Context, obj, old *object.Object) ([]string, field.ErrorList)
 	print        func(o *object.Object) ([]any, error)
@@ -70,71 +76,84 @@ type pointerTo[T any] interface {
 // actions are what a row does to an object besides storing it. Each may be nil; old is
 // nil on create.
 type actions[P any] struct {
-	// complete fills in what depends on the rest of the object or on its past.
+	// fill fills in what depends on the rest of the object.
+	fill func(obj P)
+	// complete fills in what depends on the object's past, or on its being written.
 	complete func(obj, old P)
 	// validate checks what the schema cannot say.
 	validate func(obj, old P) field.ErrorList
-	// warn says what is allowed and not wise.
-	warn func(obj P) []string
 	// cells are what kubectl shows, one for each column.
 	cells func(obj P) []any
 	// name checks a name, or with prefix set a generateName.
 	name func(name string, prefix bool) []string
 }
 
+// decode reads an object into its Go type; no object gives nil.
+func decode[T any, P pointerTo[T]](o *object.Object) (P, error) {
+	if o == nil {
+		return nil, nil
+	}
+	typed := P(new(T))
+	return typed, o.Into(typed)
+}
+
+// encode gives an object the form that its Go type has as JSON.
+func encode(typed runtime.Object, obj *object.Object) error {
+	canonical, err := object.From(typed, obj.GroupVersionKind())
+	if err != nil {
+		return err
+	}
+	obj.Labels = canonical.Labels // of metadata, only labels are ever filled in
+	obj.ShareBody(canonical)
+	return nil
+}
+
 // typedAs binds actions to their Go type.
 func typedAs[T any, P pointerTo[T]](a actions[P]) typedRow {
-	decode := func(o *object.Object) (P, error) {
-		if o == nil {
-			return nil, nil
-		}
-		typed := P(new(T))
-		return typed, o.Into(typed)
-	}
 	r := typedRow{goType: reflect.TypeFor[T](), validateName: a.name}
-	// Every write goes through the Go type, as in Kubernetes: that is what gives
-	// quantities, times and empty members their one form.
-	r.prepare = func(obj, old *object.Object) error {
-		typed, err := decode(obj)
+	// Every body goes through the Go type, as in Kubernetes: that gives quantities, times
+	// and empty members their one form.
+	r.fill = func(obj *object.Object) error {
+		typed, err := decode[T, P](obj)
 		if err != nil {
 			return nil //nolint:nilerr // validation reports it, with the name of the field where the schema knows it
 		}
-		if a.complete != nil {
-			before, err := decode(old)
+		if a.fill != nil {
+			a.fill(typed)
+		}
+		return encode(typed, obj)
+	}
+	if a.complete != nil {
+		r.prepare = func(obj, old *object.Object) error {
+			typed, err := decode[T, P](obj)
+			if err != nil {
+				return nil //nolint:nilerr // as above
+			}
+			before, err := decode[T, P](old)
 			if err != nil {
 				before = nil // what is stored cannot be read: it has no past to go by
 			}
 			a.complete(typed, before)
+			return encode(typed, obj)
 		}
-		canonical, err := object.From(typed, obj.GroupVersionKind())
-		if err != nil {
-			return err
-		}
-		obj.Labels, obj.Annotations = canonical.Labels, canonical.Annotations
-		obj.ShareBody(canonical)
-		return nil
 	}
 	r.validate = func(_ context.Context, obj, old *object.Object) ([]string, field.ErrorList) {
-		typed, err := decode(obj)
+		typed, err := decode[T, P](obj)
 		if err != nil {
 			return nil, field.ErrorList{field.Invalid(field.NewPath(""), obj.Kind, err.Error())}
 		}
-		before, err := decode(old)
+		if a.validate == nil {
+			return nil, nil
+		}
+		before, err := decode[T, P](old)
 		if err != nil {
 			before = nil
 		}
-		var warnings []string
-		if a.warn != nil {
-			warnings = a.warn(typed)
-		}
-		if a.validate == nil {
-			return warnings, nil
-		}
-		return warnings, a.validate(typed, before)
+		return nil, a.validate(typed, before)
 	}
 	if a.cells != nil {
 		r.print = func(o *object.Object) ([]any, error) {
-			typed, err := decode(o)
+			typed, err := decode[T, P](o)
 			if err != nil {
 				return nil, err
 			}
@@ -155,7 +174,8 @@ func (r *row) hooks() kind.Hooks {
 			return r.definition(s), nil
 		},
 		NewTyped:     func() runtime.Object { return reflect.New(r.typed.goType).Interface().(runtime.Object) },
-		Prepare:      r.typed.prepare,
+		Default:      r.typed.fill,
+		Prepare:      r.prepare(),
 		Validate:     r.typed.validate,
 		ValidateName: r.typed.validateName,
 		Models:       func() (string, map[string]*spec.Schema) { return modelsOf(r.typed.goType) },
@@ -165,11 +185,54 @@ func (r *row) hooks() kind.Hooks {
 	}
 }
 
+// prepare is the row's own preparation, and the count of generations where Kubernetes
+// keeps one. The registry takes the status away from what has its own endpoint for it;
+// then the empty status takes its place.
+func (r *row) prepare() func(obj, old *object.Object) error {
+	own := r.typed.prepare
+	if own == nil && r.status {
+		own = func(obj, _ *object.Object) error { return r.typed.fill(obj) }
+	}
+	if !r.generations {
+		return own
+	}
+	return func(obj, old *object.Object) error {
+		if own != nil {
+			if err := own(obj, old); err != nil {
+				return err
+			}
+		}
+		switch {
+		case old == nil:
+			obj.Generation = 1
+		case !sameBesidesStatus(obj, old):
+			obj.Generation = old.Generation + 1
+		}
+		return nil
+	}
+}
+
+func sameBesidesStatus(a, b *object.Object) bool {
+	members := func(o *object.Object) map[string]any {
+		content, err := o.Content()
+		if err != nil {
+			return nil
+		}
+		rest := maps.Clone(content)
+		delete(rest, "status")
+		return rest
+	}
+	return bytes.Equal(a.Body(), b.Body()) || apiequality.Semantic.DeepEqual(members(a), members(b))
+}
+
 // definition is the row as a definition, with the schema if it is given.
 func (r *row) definition(s *apiextensionsv1.JSONSchemaProps) *apiextensionsv1.CustomResourceDefinition {
 	version := apiextensionsv1.CustomResourceDefinitionVersion{Name: r.version, Served: true, Storage: true}
 	for _, f := range r.selectable {
 		version.SelectableFields = append(version.SelectableFields, apiextensionsv1.SelectableField{JSONPath: "." + f})
+	}
+	if r.deprecation != "" {
+		version.Deprecated, version.DeprecationWarning = true, &r.deprecation
 	}
 	if r.status {
 		version.Subresources = &apiextensionsv1.CustomResourceSubresources{Status: &apiextensionsv1.CustomResourceSubresourceStatus{}}

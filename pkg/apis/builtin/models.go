@@ -1,7 +1,7 @@
 package builtin
 
 import (
-	"maps"
+	"encoding/json"
 	"reflect"
 	"slices"
 	"strings"
@@ -25,14 +25,18 @@ const (
 // OpenAPI model name, and returns the name of the type's own model. What the type
 // itself does not say (its comments do) comes from the table of facts.
 func modelsOf(t reflect.Type) (name string, models map[string]*spec.Schema) {
-	m := modelBuilder{facts: knownFacts(), models: map[string]*spec.Schema{}}
-	name = m.add(t)
-	return name, m.models
+	m := newModelBuilder()
+	return m.add(t), m.models
 }
 
 type modelBuilder struct {
 	facts  map[string]typeFacts
 	models map[string]*spec.Schema
+	nulls  map[string]map[string]bool // the fields that the Go type writes as null when they are empty, by model
+}
+
+func newModelBuilder() *modelBuilder {
+	return &modelBuilder{facts: knownFacts(), models: map[string]*spec.Schema{}, nulls: map[string]map[string]bool{}}
 }
 
 // What types say of themselves.
@@ -46,7 +50,7 @@ type (
 	oneOfTyper interface{ OpenAPIV3OneOfTypes() []string }
 )
 
-func (m modelBuilder) add(t reflect.Type) string {
+func (m *modelBuilder) add(t reflect.Type) string {
 	zero := reflect.New(t).Interface()
 	name := zero.(modelNamer).OpenAPIModelName()
 	if _, ok := m.models[name]; ok {
@@ -75,7 +79,7 @@ func (m modelBuilder) add(t reflect.Type) string {
 	return name
 }
 
-func (m modelBuilder) addFields(model string, s *spec.Schema, t reflect.Type) {
+func (m *modelBuilder) addFields(model string, s *spec.Schema, t reflect.Type) {
 	docs := docOf(t)
 	for i := range t.NumField() {
 		f := t.Field(i)
@@ -95,7 +99,15 @@ func (m modelBuilder) addFields(model string, s *spec.Schema, t reflect.Type) {
 			p.Default = facts.value
 		}
 		s.SetProperty(name, p)
-		if !strings.Contains(options, "omit") && !facts.optional || facts.required {
+		always := !strings.Contains(options, "omit")
+		// A struct is written even if it is to be left out when empty.
+		if (always || f.Type.Kind() == reflect.Struct && !strings.Contains(options, "omitzero")) && isNull(f.Type) {
+			if m.nulls[model] == nil {
+				m.nulls[model] = map[string]bool{}
+			}
+			m.nulls[model][name] = true
+		}
+		if always && !facts.optional || facts.required {
 			s.Required = append(s.Required, name)
 		}
 	}
@@ -138,7 +150,7 @@ func addMergeFacts(p *spec.Schema, f reflect.StructField, facts fieldFacts) {
 	}
 }
 
-func (m modelBuilder) property(t reflect.Type) spec.Schema {
+func (m *modelBuilder) property(t reflect.Type) spec.Schema {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
@@ -170,12 +182,15 @@ func (m modelBuilder) property(t reflect.Type) spec.Schema {
 	panic("no model for " + t.String())
 }
 
+// isNull tells whether the zero value of a type is null in JSON.
+func isNull(t reflect.Type) bool {
+	data, err := json.Marshal(reflect.Zero(t).Interface())
+	return err == nil && string(data) == "null"
+}
+
 func docOf(t reflect.Type) map[string]string {
 	if d, ok := reflect.New(t).Interface().(documented); ok {
 		return d.SwaggerDoc()
 	}
 	return nil
 }
-
-// modelNames are the names of models, sorted.
-func modelNames(models map[string]*spec.Schema) []string { return slices.Sorted(maps.Keys(models)) }

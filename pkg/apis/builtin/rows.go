@@ -25,8 +25,10 @@ func rows() []*row {
 			selectable: []string{"status.phase"},
 			columns:    columns(nameColumn(), text("Status", "The status of the namespace"), ageColumn()),
 			typed: typedAs(actions[*corev1.Namespace]{
-				complete: completeNamespace, validate: validateNamespace, name: apivalidation.NameIsDNSLabel,
-				cells: func(o *corev1.Namespace) []any { return []any{o.Name, string(o.Status.Phase), age(o.CreationTimestamp)} },
+				fill: fillNamespace, complete: completeNamespace, validate: validateNamespace, name: apivalidation.NameIsDNSLabel,
+				cells: func(o *corev1.Namespace) []any {
+					return []any{o.Name, string(o.Status.Phase), age(o.CreationTimestamp)}
+				},
 			}),
 		},
 		{
@@ -43,7 +45,7 @@ func rows() []*row {
 			version: "v1", kind: "Secret", plural: "secrets", selectable: []string{"type"},
 			columns: columns(nameColumn(), text("Type", corev1.Secret{}.SwaggerDoc()["type"]), text("Data", corev1.Secret{}.SwaggerDoc()["data"]), ageColumn()),
 			typed: typedAs(actions[*corev1.Secret]{
-				complete: completeSecret, validate: validateSecret,
+				fill: fillSecret, validate: validateSecret,
 				cells: func(o *corev1.Secret) []any {
 					return []any{o.Name, string(o.Type), int64(len(o.Data)), age(o.CreationTimestamp)}
 				},
@@ -64,19 +66,22 @@ func rows() []*row {
 				text("External-IP", corev1.ServiceSpec{}.SwaggerDoc()["externalIPs"]), text("Port(s)", corev1.ServiceSpec{}.SwaggerDoc()["ports"]),
 				ageColumn(), wide("Selector", corev1.ServiceSpec{}.SwaggerDoc()["selector"])),
 			typed: typedAs(actions[*corev1.Service]{
-				complete: completeService, validate: validateService, cells: serviceCells, name: apivalidation.NameIsDNS1035Label,
+				fill: fillService, complete: completeService, validate: validateService, cells: serviceCells, name: apivalidation.NameIsDNS1035Label,
 			}),
 		},
 		{
 			version: "v1", kind: "Endpoints", plural: "endpoints", shortNames: []string{"ep"},
-			columns: columns(nameColumn(), text("Endpoints", corev1.Endpoints{}.SwaggerDoc()["subsets"]), ageColumn()),
+			deprecation: "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
+			columns:     columns(nameColumn(), text("Endpoints", corev1.Endpoints{}.SwaggerDoc()["subsets"]), ageColumn()),
 			typed: typedAs(actions[*corev1.Endpoints]{
 				validate: validateEndpoints,
-				cells:    func(o *corev1.Endpoints) []any { return []any{o.Name, endpointsText(o.Subsets), age(o.CreationTimestamp)} },
+				cells: func(o *corev1.Endpoints) []any {
+					return []any{o.Name, endpointsText(o.Subsets), age(o.CreationTimestamp)}
+				},
 			}),
 		},
 		{
-			version: "v1", kind: "Pod", plural: "pods", shortNames: []string{"po"}, categories: []string{"all"}, status: true,
+			version: "v1", kind: "Pod", plural: "pods", generations: true, shortNames: []string{"po"}, categories: []string{"all"}, status: true,
 			selectable: []string{
 				"spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName",
 				"status.phase", "status.podIP", "status.nominatedNodeName",
@@ -90,7 +95,7 @@ func rows() []*row {
 				wide("IP", corev1.PodStatus{}.SwaggerDoc()["podIP"]), wide("Node", corev1.PodSpec{}.SwaggerDoc()["nodeName"]),
 				wide("Nominated Node", corev1.PodStatus{}.SwaggerDoc()["nominatedNodeName"]),
 				wide("Readiness Gates", corev1.PodSpec{}.SwaggerDoc()["readinessGates"])),
-			typed: typedAs(actions[*corev1.Pod]{complete: completePod, validate: validatePod, cells: podCells}),
+			typed: typedAs(actions[*corev1.Pod]{fill: fillPod, complete: completePod, validate: validatePod, cells: podCells}),
 		},
 		{
 			version: "v1", kind: "Node", plural: "nodes", shortNames: []string{"no"}, clusterScoped: true, status: true,
@@ -118,7 +123,7 @@ func rows() []*row {
 			typed: typedAs(actions[*corev1.Event]{validate: validateEvent, cells: eventCells}),
 		},
 		{
-			group: discoveryv1.GroupName, version: "v1", kind: "EndpointSlice", plural: "endpointslices",
+			group: discoveryv1.GroupName, version: "v1", kind: "EndpointSlice", plural: "endpointslices", generations: true,
 			columns: columns(nameColumn(),
 				text("AddressType", discoveryv1.EndpointSlice{}.SwaggerDoc()["addressType"]), text("Ports", discoveryv1.EndpointSlice{}.SwaggerDoc()["ports"]),
 				text("Endpoints", discoveryv1.EndpointSlice{}.SwaggerDoc()["endpoints"]), ageColumn()),
@@ -149,7 +154,7 @@ func rows() []*row {
 			}),
 		},
 		{
-			group: admissionregistrationv1.GroupName, version: "v1", kind: "MutatingWebhookConfiguration", plural: "mutatingwebhookconfigurations",
+			group: admissionregistrationv1.GroupName, version: "v1", kind: "MutatingWebhookConfiguration", plural: "mutatingwebhookconfigurations", generations: true,
 			clusterScoped: true, categories: []string{"api-extensions"},
 			columns: webhookColumns("Webhooks indicates the number of webhooks registered in this configuration"),
 			typed: typedAs(actions[*admissionregistrationv1.MutatingWebhookConfiguration]{
@@ -160,7 +165,7 @@ func rows() []*row {
 			}),
 		},
 		{
-			group: admissionregistrationv1.GroupName, version: "v1", kind: "ValidatingWebhookConfiguration", plural: "validatingwebhookconfigurations",
+			group: admissionregistrationv1.GroupName, version: "v1", kind: "ValidatingWebhookConfiguration", plural: "validatingwebhookconfigurations", generations: true,
 			clusterScoped: true, categories: []string{"api-extensions"},
 			columns: webhookColumns("Webhooks indicates the number of webhooks registered in this configuration"),
 			typed: typedAs(actions[*admissionregistrationv1.ValidatingWebhookConfiguration]{
@@ -171,14 +176,14 @@ func rows() []*row {
 			}),
 		},
 		{
-			group: networkingv1.GroupName, version: "v1", kind: "Ingress", plural: "ingresses", shortNames: []string{"ing"}, status: true,
+			group: networkingv1.GroupName, version: "v1", kind: "Ingress", plural: "ingresses", generations: true, shortNames: []string{"ing"}, status: true,
 			columns: columns(nameColumn(),
 				text("Class", "The name of the IngressClass that takes care of it"), text("Hosts", "The hosts that its rules match"),
 				text("Address", "The entry points of its load balancer"), text("Ports", "The ports that it opens"), ageColumn()),
 			typed: typedAs(actions[*networkingv1.Ingress]{validate: validateIngress, cells: ingressCells}),
 		},
 		{
-			group: networkingv1.GroupName, version: "v1", kind: "IngressClass", plural: "ingressclasses", clusterScoped: true,
+			group: networkingv1.GroupName, version: "v1", kind: "IngressClass", plural: "ingressclasses", generations: true, clusterScoped: true,
 			columns: columns(nameColumn(), text("Controller", "The controller that takes care of the class"),
 				text("Parameters", "The object that holds more parameters"), ageColumn()),
 			typed: typedAs(actions[*networkingv1.IngressClass]{validate: validateIngressClass, cells: ingressClassCells}),
@@ -195,8 +200,8 @@ func rows() []*row {
 			group: rbacv1.GroupName, version: "v1", kind: "RoleBinding", plural: "rolebindings",
 			columns: bindingColumns(rbacv1.RoleBinding{}.SwaggerDoc()["roleRef"]),
 			typed: typedAs(actions[*rbacv1.RoleBinding]{
-				name:     path.ValidatePathSegmentName,
-				complete: func(o, _ *rbacv1.RoleBinding) { completeBinding(&o.RoleRef, o.Subjects) },
+				name: path.ValidatePathSegmentName,
+				fill: func(o *rbacv1.RoleBinding) { fillBinding(&o.RoleRef, o.Subjects) },
 				validate: func(o, old *rbacv1.RoleBinding) field.ErrorList {
 					errs := validateBinding(o.RoleRef, o.Subjects, true)
 					if old != nil && old.RoleRef != o.RoleRef {
@@ -219,8 +224,8 @@ func rows() []*row {
 			group: rbacv1.GroupName, version: "v1", kind: "ClusterRoleBinding", plural: "clusterrolebindings", clusterScoped: true,
 			columns: bindingColumns(rbacv1.ClusterRoleBinding{}.SwaggerDoc()["roleRef"]),
 			typed: typedAs(actions[*rbacv1.ClusterRoleBinding]{
-				name:     path.ValidatePathSegmentName,
-				complete: func(o, _ *rbacv1.ClusterRoleBinding) { completeBinding(&o.RoleRef, o.Subjects) },
+				name: path.ValidatePathSegmentName,
+				fill: func(o *rbacv1.ClusterRoleBinding) { fillBinding(&o.RoleRef, o.Subjects) },
 				validate: func(o, old *rbacv1.ClusterRoleBinding) field.ErrorList {
 					errs := validateBinding(o.RoleRef, o.Subjects, false)
 					if old != nil && old.RoleRef != o.RoleRef {

@@ -18,8 +18,9 @@ import (
 // takes lists with repeated keys and merges by the models. What the status requires:
 // whoever writes a status may write part of it.
 func schemaOf(t reflect.Type) (*apiextensionsv1.JSONSchemaProps, error) {
-	name, models := modelsOf(t)
-	w := writer{facts: knownFacts(), models: models}
+	m := newModelBuilder()
+	name := m.add(t)
+	w := writer{modelBuilder: m, done: map[string]*apiextensionsv1.JSONSchemaProps{}}
 	root, err := w.write(name, false)
 	if err != nil {
 		return nil, fmt.Errorf("writing the schema of %s: %w", name, err)
@@ -31,10 +32,9 @@ func schemaOf(t reflect.Type) (*apiextensionsv1.JSONSchemaProps, error) {
 
 // writer writes models out. What is written is shared between places, and not modified.
 type writer struct {
-	facts  map[string]typeFacts
-	models map[string]*spec.Schema
-	done   map[string]*apiextensionsv1.JSONSchemaProps
-	open   []string // the models being written
+	*modelBuilder
+	done map[string]*apiextensionsv1.JSONSchemaProps
+	open []string // the models being written
 }
 
 func (w *writer) write(name string, lenient bool) (*apiextensionsv1.JSONSchemaProps, error) {
@@ -53,14 +53,11 @@ func (w *writer) write(name string, lenient bool) (*apiextensionsv1.JSONSchemaPr
 		return s, nil
 	}
 	w.open = append(w.open, name)
-	s, err := w.writeSchema(w.models[name], w.facts[name].fields, lenient)
+	s, err := w.writeSchema(w.models[name], name, lenient)
 	if err != nil {
 		return nil, err
 	}
 	w.open = w.open[:len(w.open)-1]
-	if w.done == nil {
-		w.done = map[string]*apiextensionsv1.JSONSchemaProps{}
-	}
 	w.done[key] = s
 	return s, nil
 }
@@ -70,7 +67,8 @@ func anything(model *spec.Schema, kind string) *apiextensionsv1.JSONSchemaProps 
 	return &apiextensionsv1.JSONSchemaProps{Type: kind, Description: model.Description, XPreserveUnknownFields: &keep}
 }
 
-func (w *writer) writeSchema(s *spec.Schema, facts map[string]fieldFacts, lenient bool) (*apiextensionsv1.JSONSchemaProps, error) {
+// writeSchema writes a model or, with no name, what is part of one.
+func (w *writer) writeSchema(s *spec.Schema, model string, lenient bool) (*apiextensionsv1.JSONSchemaProps, error) {
 	if ref := s.Ref.String(); ref != "" {
 		target, err := w.write(strings.TrimPrefix(ref, refPrefix), lenient)
 		if err != nil || s.Description == "" {
@@ -85,14 +83,14 @@ func (w *writer) writeSchema(s *spec.Schema, facts map[string]fieldFacts, lenien
 		out.Type = s.Type[0]
 	}
 	if s.Items != nil {
-		items, err := w.writeSchema(s.Items.Schema, nil, lenient)
+		items, err := w.writeSchema(s.Items.Schema, "", lenient)
 		if err != nil {
 			return nil, err
 		}
 		out.Items = &apiextensionsv1.JSONSchemaPropsOrArray{Schema: items}
 	}
 	if s.AdditionalProperties != nil && s.AdditionalProperties.Schema != nil {
-		values, err := w.writeSchema(s.AdditionalProperties.Schema, nil, lenient)
+		values, err := w.writeSchema(s.AdditionalProperties.Schema, "", lenient)
 		if err != nil {
 			return nil, err
 		}
@@ -103,22 +101,12 @@ func (w *writer) writeSchema(s *spec.Schema, facts map[string]fieldFacts, lenien
 	}
 	for name := range s.Properties {
 		p := s.Properties[name]
-		member, err := w.writeSchema(&p, nil, lenient || len(w.open) == 1 && name == "status")
+		member, err := w.writeSchema(&p, "", lenient || len(w.open) == 1 && name == "status")
 		if err != nil {
 			return nil, err
 		}
-		value := facts[name].fill
-		if value == nil {
-			value = facts[name].value
-		}
-		if value != nil {
-			raw, err := json.Marshal(value)
-			if err != nil {
-				return nil, fmt.Errorf("default of %s: %w", name, err)
-			}
-			with := *member
-			with.Default = &apiextensionsv1.JSON{Raw: raw}
-			member = &with
+		if member, err = w.withDefault(member, model, name); err != nil {
+			return nil, err
 		}
 		if out.Properties == nil {
 			out.Properties = make(map[string]apiextensionsv1.JSONSchemaProps, len(s.Properties))
@@ -126,4 +114,25 @@ func (w *writer) writeSchema(s *spec.Schema, facts map[string]fieldFacts, lenien
 		out.Properties[name] = *member
 	}
 	return out, nil
+}
+
+// withDefault adds a field's default, or that it may be null. A null where there is a
+// default stands for the default.
+func (w *writer) withDefault(member *apiextensionsv1.JSONSchemaProps, model, name string) (*apiextensionsv1.JSONSchemaProps, error) {
+	facts := w.facts[model].fields[name]
+	value := facts.fill
+	if value == nil {
+		value = facts.value
+	}
+	out := *member
+	if value == nil {
+		out.Nullable = w.nulls[model][name]
+		return &out, nil
+	}
+	raw, err := json.Marshal(value)
+	if err != nil {
+		return nil, fmt.Errorf("default of %s: %w", name, err)
+	}
+	out.Default = &apiextensionsv1.JSON{Raw: raw}
+	return &out, nil
 }

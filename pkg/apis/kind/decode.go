@@ -26,6 +26,10 @@ func (k *Kind) Decode(version string, data []byte, strict bool) (obj *object.Obj
 	if err != nil {
 		return nil, nil, err
 	}
+	if parsed, ok := f.parse(data); ok {
+		obj, unknown, err := k.finish(f, version, parsed, strict, data)
+		return obj, unknownFields(unknown), err
+	}
 	tree := map[string]any{}
 	if strict {
 		strictErrs, err = kjson.UnmarshalStrict(data, &tree)
@@ -35,14 +39,24 @@ func (k *Kind) Decode(version string, data []byte, strict bool) (obj *object.Obj
 	if err != nil {
 		return nil, nil, err
 	}
-	obj, unknown, err := k.finish(f, version, tree, strict, data)
+	parsed, unknown, err := takeApart(tree, strict)
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, path := range unknown {
-		strictErrs = append(strictErrs, errors.New(`unknown field "`+path+`"`)) // not escaped, as upstream has it
+	obj, more, err := k.finish(f, version, parsed, strict, data)
+	if err != nil {
+		return nil, nil, err
 	}
-	return obj, strictErrs, nil
+	strictErrs = append(strictErrs, unknownFields(unknown)...)
+	return obj, append(strictErrs, unknownFields(more)...), nil
+}
+
+func unknownFields(paths []string) []error {
+	var errs []error
+	for _, path := range paths {
+		errs = append(errs, errors.New(`unknown field "`+path+`"`)) // not escaped, as upstream has it
+	}
+	return errs
 }
 
 // FromTree makes an object of a whole tree, as a patch leaves it behind, in the
@@ -52,7 +66,11 @@ func (k *Kind) FromTree(version string, tree map[string]any) (*object.Object, er
 	if err != nil {
 		return nil, err
 	}
-	obj, _, err := k.finish(f, version, tree, false, nil)
+	parsed, _, err := takeApart(tree, false)
+	if err != nil {
+		return nil, err
+	}
+	obj, _, err := k.finish(f, version, parsed, false, nil)
 	return obj, err
 }
 
@@ -64,55 +82,69 @@ func (k *Kind) Complete(version string, obj *object.Object) error {
 		return err
 	}
 	content, err := obj.Content()
-	if err != nil || f.root.settled(content, false) {
-		return err
-	}
-	content = runtime.DeepCopyJSON(content)
-	if _, err := f.settle(content, false); err != nil {
-		return err
-	}
-	return obj.SetContent(content)
-}
-
-// finish completes a decoded tree, which it takes over. The body is for the words
-// of an error only.
-func (k *Kind) finish(f *form, version string, tree map[string]any, strict bool, body []byte) (*object.Object, []string, error) {
-	obj := &object.Object{}
-	if err := k.setType(obj, version, tree, body); err != nil {
-		return nil, nil, err
-	}
-	unknown, err := setMetadata(obj, tree, strict)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	delete(tree, "apiVersion")
-	delete(tree, "kind")
-	delete(tree, "metadata")
-	if !f.root.settled(tree, false) {
-		more, err := f.settle(tree, strict)
-		if err != nil {
-			return nil, nil, err
+	if !f.root.settled(content, false) {
+		content = runtime.DeepCopyJSON(content)
+		if _, err := f.settle(content, false); err != nil {
+			return err
 		}
-		unknown = append(unknown, more...)
+		if err := obj.SetContent(content); err != nil {
+			return err
+		}
 	}
-	return obj, unknown, obj.SetContent(tree)
+	return k.setDefaults(obj)
 }
 
-func (k *Kind) setType(obj *object.Object, version string, tree map[string]any, body []byte) error {
+func (k *Kind) setDefaults(obj *object.Object) error {
+	if k.Hooks.Default == nil {
+		return nil
+	}
+	return k.Hooks.Default(obj)
+}
+
+// document is a body in its parts.
+type document struct {
+	apiVersion, kind string
+	meta             metav1.ObjectMeta
+	content          map[string]any // everything else
+}
+
+// takeApart takes a tree over and apart, and returns the unknown fields of metadata
+// if asked to.
+func takeApart(tree map[string]any, strict bool) (*document, []string, error) {
+	d := &document{content: tree}
 	for _, member := range []struct {
 		name string
 		dst  *string
-	}{{"apiVersion", &obj.APIVersion}, {"kind", &obj.Kind}} {
+	}{{"apiVersion", &d.apiVersion}, {"kind", &d.kind}} {
 		v, ok := tree[member.name]
 		if !ok || v == nil {
 			continue
 		}
-		text, ok := v.(string)
-		if !ok {
-			return fmt.Errorf("couldn't get version/kind; json parse error: %s must be a string, not %T", member.name, v)
+		if *member.dst, ok = v.(string); !ok {
+			return nil, nil, fmt.Errorf("couldn't get version/kind; json parse error: %s must be a string, not %T", member.name, v)
 		}
-		*member.dst = text
 	}
+	meta, found, unknown, err := objectmeta.GetObjectMetaWithOptions(tree, objectmeta.ObjectMetaOptions{ReturnUnknownFieldPaths: strict})
+	if err != nil {
+		return nil, nil, err
+	}
+	if found {
+		d.meta = *meta
+	}
+	delete(tree, "apiVersion")
+	delete(tree, "kind")
+	delete(tree, "metadata")
+	return d, unknown, nil
+}
+
+// finish makes the object of a document, which it takes over, and returns the
+// unknown fields if asked to. The body is for the words of an error only.
+func (k *Kind) finish(f *form, version string, d *document, strict bool, body []byte) (obj *object.Object, unknown []string, err error) {
+	obj = &object.Object{ObjectMeta: d.meta}
+	obj.APIVersion, obj.Kind = d.apiVersion, d.kind
 	if k.Hooks.Builtin {
 		if obj.Kind == "" {
 			obj.Kind = k.names.Kind
@@ -122,9 +154,17 @@ func (k *Kind) setType(obj *object.Object, version string, tree map[string]any, 
 		}
 	}
 	if obj.Kind == "" {
-		return runtime.NewMissingKindErr(string(body))
+		return nil, nil, runtime.NewMissingKindErr(string(body))
 	}
-	return nil
+	if !f.root.settled(d.content, false) {
+		if unknown, err = f.settle(d.content, strict); err != nil {
+			return nil, nil, err
+		}
+	}
+	if err := obj.SetContent(d.content); err != nil {
+		return nil, nil, err
+	}
+	return obj, unknown, k.setDefaults(obj)
 }
 
 // settle prunes, drops nulls, fills in defaults and coerces embedded objects, and
@@ -141,66 +181,4 @@ func (f *form) settle(content map[string]any, strict bool) ([]string, error) {
 		delete(content, name) // defaults of these would not survive upstream either
 	}
 	return append(unknown, embedded...), nil
-}
-
-// setMetadata decodes metadata, taking a short way for what most bodies hold.
-func setMetadata(obj *object.Object, tree map[string]any, strict bool) ([]string, error) {
-	members, ok := tree["metadata"].(map[string]any)
-	if ok && setPlainMetadata(&obj.ObjectMeta, members) {
-		return nil, nil
-	}
-	meta, found, unknown, err := objectmeta.GetObjectMetaWithOptions(tree, objectmeta.ObjectMetaOptions{ReturnUnknownFieldPaths: strict})
-	if err != nil {
-		return nil, err
-	}
-	if found {
-		obj.ObjectMeta = *meta
-	} else {
-		obj.ObjectMeta = metav1.ObjectMeta{}
-	}
-	return unknown, nil
-}
-
-// setPlainMetadata sets what a client usually sends, and reports whether that was
-// all there is.
-func setPlainMetadata(meta *metav1.ObjectMeta, members map[string]any) bool {
-	for name, v := range members {
-		ok := true
-		switch name {
-		case "name":
-			meta.Name, ok = v.(string)
-		case "namespace":
-			meta.Namespace, ok = v.(string)
-		case "generateName":
-			meta.GenerateName, ok = v.(string)
-		case "resourceVersion":
-			meta.ResourceVersion, ok = v.(string)
-		case "labels":
-			meta.Labels, ok = stringMap(v)
-		case "annotations":
-			meta.Annotations, ok = stringMap(v)
-		case "creationTimestamp":
-			ok = v == nil
-		default:
-			ok = false
-		}
-		if !ok {
-			return false
-		}
-	}
-	return true
-}
-
-func stringMap(v any) (map[string]string, bool) {
-	members, ok := v.(map[string]any)
-	if !ok {
-		return nil, false
-	}
-	m := make(map[string]string, len(members))
-	for key, member := range members {
-		if m[key], ok = member.(string); !ok {
-			return nil, false
-		}
-	}
-	return m, true
 }

@@ -34,6 +34,10 @@ type Hooks struct {
 	// strategic merge patches.
 	NewTyped func() runtime.Object
 
+	// Default gives an object that was decoded or merged its canonical form, after the
+	// defaults of the schema. What it sets belongs to whoever wrote the object.
+	Default func(obj *object.Object) error
+
 	// Prepare completes an object that is about to be written; old is nil on create.
 	Prepare func(obj, old *object.Object) error
 
@@ -93,7 +97,7 @@ type versionInfo struct {
 	served     bool
 	hasStatus  bool
 	selectable []string // field selectors besides the name and the namespace
-	table      tableColumns
+	columns    columns
 }
 
 // New makes a kind of its definition. Schemas are compiled at first use, or by
@@ -145,7 +149,7 @@ func (k *Kind) newVersion(v *apiextensionsv1.CustomResourceDefinitionVersion) (*
 	if err != nil {
 		return nil, err
 	}
-	table, err := newTableColumns(v.AdditionalPrinterColumns)
+	columns, err := newColumns(v.AdditionalPrinterColumns)
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +158,7 @@ func (k *Kind) newVersion(v *apiextensionsv1.CustomResourceDefinitionVersion) (*
 		served:     v.Served,
 		hasStatus:  v.Subresources != nil && v.Subresources.Status != nil,
 		selectable: selectable,
-		table:      table,
+		columns:    columns,
 	}, nil
 }
 

@@ -150,6 +150,20 @@ func TestDecode(t *testing.T) {
 			body: `{"apiVersion":"test.vmesh.io/v1","kind":1}`,
 			err:  "couldn't get version/kind",
 		},
+		{
+			name:   "metadata given twice is reported, whatever it says",
+			body:   `{"apiVersion":"test.vmesh.io/v1","kind":"Widget","metadata":{"name":"","name":"one","creationTimestamp":null,"creationTimestamp":null}}`,
+			want:   `{"apiVersion":"test.vmesh.io/v1","kind":"Widget","metadata":{"name":"one"}}`,
+			strict: []string{`duplicate field "metadata.name"`, `duplicate field "metadata.creationTimestamp"`},
+		},
+		{
+			name: "metadata in full",
+			body: `{"apiVersion":"test.vmesh.io/v1","kind":"Widget","metadata":{"name":"one","uid":"u","generation":2,"creationTimestamp":"2026-01-02T03:04:05Z","finalizers":["a.b/c"],` +
+				`"managedFields":[{"manager":"m","operation":"Update","apiVersion":"v1","time":"2026-01-02T03:04:05Z","fieldsType":"FieldsV1","fieldsV1":{"f:spec":{}}}]}}`,
+			want: `{"apiVersion":"test.vmesh.io/v1","kind":"Widget","metadata":{"name":"one","uid":"u","generation":2,"creationTimestamp":"2026-01-02T03:04:05Z","finalizers":["a.b/c"],` +
+				`"managedFields":[{"manager":"m","operation":"Update","apiVersion":"v1","time":"2026-01-02T03:04:05Z","fieldsType":"FieldsV1","fieldsV1":{"f:spec":{}}}]}}`,
+		},
+		{name: "a body nested too deep", body: `{"kind":"Widget","spec":` + strings.Repeat(`[`, 20000) + strings.Repeat(`]`, 20000) + `}`, err: "exceeded max depth"},
 		{name: "no JSON", body: `{"apiVersion":`, err: "unexpected end of JSON input"},
 		{name: "no object", body: `[]`, err: "cannot unmarshal array"},
 		{name: "two objects", body: `{} {}`, err: "invalid character '{' after top-level value"},

@@ -14,6 +14,8 @@ import (
 // side: is a value left alone by pruning and defaulting, and is it valid. On any
 // answer but a clear yes, upstream's code does the work and words the errors.
 type node struct {
+	name string // in its parent, so that decoded trees share one copy of it
+
 	// Shape: what pruning and defaulting look at.
 	props      map[string]*node
 	additional *additional
@@ -116,6 +118,7 @@ func newNode(s *structuralschema.Structural, v *spec.Schema) *node {
 			}
 		}
 		child := newNode(prop, &p)
+		child.name = name
 		n.props[name] = child
 		if child.hasDefault {
 			n.defaulted = append(n.defaulted, name)

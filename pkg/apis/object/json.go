@@ -1,7 +1,6 @@
 package object
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -54,44 +53,6 @@ func (o *Object) UnmarshalJSON(data []byte) error {
 	}
 	o.body, err = appendMembers(nil, content)
 	return err
-}
-
-// Decode reads what AppendJSON wrote. The body is copied out of data byte for byte,
-// and is expected to be canonical already.
-func (o *Object) Decode(data []byte) error {
-	*o = Object{cluster: o.cluster}
-	body := make([]byte, 0, len(data))
-	members := bytes.TrimSpace(data)
-	if len(members) < 2 || members[0] != '{' || members[len(members)-1] != '}' {
-		return fmt.Errorf("not a JSON object")
-	}
-	err := scanMembers(members[1:len(members)-1], func(key string, value []byte) error {
-		switch key {
-		case "apiVersion":
-			return json.Unmarshal(value, &o.APIVersion)
-		case "kind":
-			return json.Unmarshal(value, &o.Kind)
-		case "metadata":
-			if err := json.Unmarshal(value, &o.ObjectMeta); err != nil {
-				return fmt.Errorf("metadata: %w", err)
-			}
-		default:
-			if len(body) > 0 {
-				body = append(body, ',')
-			}
-			body = appendString(body, key)
-			body = append(body, ':')
-			body = append(body, value...)
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	if len(body) > 0 {
-		o.body = slices.Clip(slices.Clone(body)) // the capacity that metadata took must not be kept alive
-	}
-	return nil
 }
 
 // MarshalJSON encodes the list; each item bears its own apiVersion and kind.
@@ -248,7 +209,11 @@ func appendManagedFields(dst []byte, e *metav1.ManagedFieldsEntry) []byte {
 			dst = append(dst, ',')
 		}
 		dst = append(dst, `"fieldsV1":`...)
-		dst = appendMarshalled(dst, e.FieldsV1)
+		if raw := e.FieldsV1.GetRawBytes(); len(raw) > 0 {
+			dst = append(dst, raw...) // JSON as it was given, which was checked when it was read
+		} else {
+			dst = append(dst, "null"...)
+		}
 	}
 	text("subresource", e.Subresource)
 	return append(dst, '}')

@@ -12,8 +12,14 @@ var errTruncated = errors.New("JSON ends early")
 // given without its braces. Values are found by their brackets and quotes alone:
 // what is inside is for the caller to check.
 func scanMembers(members []byte, visit func(key string, value []byte) error) error {
+	return scanMembersAt(members, func(_ int, key string, value []byte) error { return visit(key, value) })
+}
+
+// scanMembersAt is scanMembers that also tells where each member begins.
+func scanMembersAt(members []byte, visit func(at int, key string, value []byte) error) error {
 	i := skipSpace(members, 0)
 	for i < len(members) {
+		at := i
 		end, err := skipString(members, i)
 		if err != nil {
 			return err
@@ -31,7 +37,7 @@ func scanMembers(members []byte, visit func(key string, value []byte) error) err
 		if err != nil {
 			return fmt.Errorf("%s: %w", key, err)
 		}
-		if err := visit(key, members[i:end:end]); err != nil {
+		if err := visit(at, key, members[i:end:end]); err != nil {
 			return err
 		}
 		i = skipSpace(members, end)
@@ -49,6 +55,31 @@ func scanMembers(members []byte, visit func(key string, value []byte) error) err
 	return nil
 }
 
+// scanItems calls visit for each item of a JSON array, given without its brackets.
+func scanItems(items []byte, visit func(value []byte) error) error {
+	i := skipSpace(items, 0)
+	for i < len(items) {
+		end, err := skipValue(items, i)
+		if err != nil {
+			return err
+		}
+		if err := visit(items[i:end:end]); err != nil {
+			return err
+		}
+		i = skipSpace(items, end)
+		if i == len(items) {
+			return nil
+		}
+		if items[i] != ',' {
+			return errors.New("no comma after an item")
+		}
+		if i = skipSpace(items, i+1); i == len(items) {
+			return errTruncated
+		}
+	}
+	return nil
+}
+
 func unquote(quoted []byte) (string, error) {
 	for _, c := range quoted {
 		if c == '\\' {
@@ -57,7 +88,7 @@ func unquote(quoted []byte) (string, error) {
 			return s, err
 		}
 	}
-	return string(quoted[1 : len(quoted)-1]), nil
+	return text(quoted[1 : len(quoted)-1]), nil
 }
 
 func skipSpace(b []byte, i int) int {

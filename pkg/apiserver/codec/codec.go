@@ -228,7 +228,7 @@ type decoder struct {
 // Decode implements runtime.Decoder. Bodies of the codec's kinds are decoded by
 // their kind; with into an Object it is filled and returned.
 func (d *decoder) Decode(data []byte, defaults *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
-	body, gvk, err := d.toJSON(data, defaults)
+	body, gvk, formErrs, err := d.toJSON(data, defaults)
 	if err != nil {
 		return nil, gvk, err
 	}
@@ -243,9 +243,17 @@ func (d *decoder) Decode(data []byte, defaults *schema.GroupVersionKind, into ru
 		return d.base.Decode(data, defaults, into)
 	}
 	obj, strictErrs, err := k.Decode(gvk.Version, body, d.strict)
+	if runtime.IsMissingKind(err) {
+		return nil, nil, err
+	}
 	if err != nil {
 		return nil, gvk, err
 	}
+	if obj.APIVersion == "" {
+		// The defaults served to find the kind; that the body does not say it is for the caller to judge.
+		gvk = &schema.GroupVersionKind{Kind: gvk.Kind}
+	}
+	strictErrs = append(formErrs, strictErrs...)
 	if target, ok := into.(*object.Object); ok {
 		*target = *obj
 		obj = target
@@ -256,36 +264,36 @@ func (d *decoder) Decode(data []byte, defaults *schema.GroupVersionKind, into ru
 	return obj, gvk, nil
 }
 
-// toJSON gives a body's JSON and what kind it is of; no JSON means that the body is
-// for the base decoder.
-func (d *decoder) toJSON(data []byte, defaults *schema.GroupVersionKind) ([]byte, *schema.GroupVersionKind, error) {
-	body := data
+// toJSON gives a body's JSON, what kind it is of, and what a strict reader of the
+// format would not have; no JSON means that the body is for the base decoder.
+func (d *decoder) toJSON(data []byte, defaults *schema.GroupVersionKind) (body []byte, gvk *schema.GroupVersionKind, strictErrs []error, err error) {
 	switch d.format {
 	case formatJSON:
+		body = data
 	case formatYAML:
-		var err error
-		if d.strict {
-			body, err = yaml.YAMLToJSONStrict(data)
-		} else {
-			body, err = yaml.YAMLToJSON(data)
+		if body, err = yaml.YAMLToJSON(data); err != nil {
+			return nil, nil, nil, err
 		}
-		if err != nil {
-			return nil, nil, err
+		if d.strict {
+			if _, err := yaml.YAMLToJSONStrict(data); err != nil {
+				strictErrs = append(strictErrs, err)
+			}
 		}
 	case formatCBOR:
 		tree := &unstructured.Unstructured{}
 		_, gvk, err := d.Serializer.Decode(data, defaults, tree)
 		if err != nil {
-			return nil, gvk, err
+			return nil, gvk, nil, err
 		}
 		if body, err = tree.MarshalJSON(); err != nil {
-			return nil, gvk, err
+			return nil, gvk, nil, err
 		}
 	case formatProtobuf:
-		return d.protobufToJSON(data, defaults)
+		body, gvk, err = d.protobufToJSON(data, defaults)
+		return body, gvk, nil, err
 	}
-	gvk, err := kindOf(body, defaults)
-	return body, gvk, err
+	gvk, err = kindOf(body, defaults)
+	return body, gvk, strictErrs, err
 }
 
 // kindOf reads apiVersion and kind; what is missing comes from the defaults.

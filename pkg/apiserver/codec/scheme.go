@@ -103,6 +103,9 @@ func (c *Codec) ConvertToVersion(in runtime.Object, gv runtime.GroupVersioner) (
 		out := *in
 		out.APIVersion = exact.String()
 		return &out, nil
+	case *unstructured.Unstructured:
+		// A row of a table, which was made in the version that was asked for.
+		return in, nil
 	}
 	return c.scheme.ConvertToVersion(in, gv)
 }

@@ -113,6 +113,7 @@ func (c *Collector) Run(ctx context.Context) {
 		return
 	}
 	c.queue = workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[key](minBackoff, maxBackoff))
+	defer c.queue.ShutDown()
 	stop := context.AfterFunc(ctx, c.queue.ShutDown)
 	defer stop()
 	c.index.start(c.queue.Add)

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
@@ -104,13 +105,28 @@ func (x *index) remove(n *node) {
 	x.dropUnused(n)
 }
 
-// removeNamed is remove for an object whose UID is not known. The lock is held.
-func (x *index) removeNamed(s *source, cluster, namespace, name string) {
+// lose is told of an object that cannot be read: its UID is not known, nor what it
+// refers to. Those that refer to it come to wait for what becomes of it. The lock is
+// held.
+func (x *index) lose(s *source, o *object.Object) {
+	gk := s.Store.Kind().GroupKind()
+	var gone *node
 	for _, n := range x.nodes {
-		if n.source == s && n.cluster == cluster && n.namespace == namespace && n.name == name {
-			x.remove(n)
-			return
+		if n.source == nil || n.cluster != o.Cluster() {
+			continue
 		}
+		if n.source == s && n.namespace == o.Namespace && n.name == o.Name {
+			gone = n
+		}
+		for i := range n.owners {
+			if ref := &n.owners[i]; ref.Name == o.Name && schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind).GroupKind() == gk {
+				x.wake(n)
+				break
+			}
+		}
+	}
+	if gone != nil {
+		x.remove(gone)
 	}
 }
 

@@ -61,8 +61,7 @@ func (s *source) Changed(t watch.EventType, o *object.Object, revision uint64) {
 	defer x.mu.Unlock()
 	switch {
 	case o.UID == "":
-		// It is quarantined: what it refers to cannot be read.
-		x.removeNamed(s, o.Cluster(), o.Namespace, o.Name)
+		x.lose(s, o) // it is quarantined
 	case t == watch.Deleted:
 		if n := x.nodes[key{o.Cluster(), o.UID}]; n != nil {
 			x.remove(n)

@@ -106,7 +106,7 @@ func (f *feed) replaced(items []runtime.Object, revision uint64) {
 	f.metrics.quarantined.WithLabelValues(f.resource).Set(float64(len(f.quarantined)))
 	f.revision = revision
 	for s := range f.subscribers {
-		s.push(notice{kind: noticeReplaced, items: items, revision: revision})
+		s.push(notice{kind: noticeReplaced, items: items, revision: revision}, f.revision)
 	}
 }
 
@@ -121,7 +121,7 @@ func (f *feed) changed(t watch.EventType, obj runtime.Object) {
 	f.check(t, obj, f.quarantined)
 	f.revision = max(f.revision, revision)
 	for s := range f.subscribers {
-		s.push(notice{kind: noticeChanged, event: t, object: obj, revision: revision})
+		s.push(notice{kind: noticeChanged, event: t, object: obj, revision: revision}, f.revision)
 	}
 }
 
@@ -130,7 +130,7 @@ func (f *feed) progressed(revision uint64) {
 	defer f.mu.Unlock()
 	f.revision = max(f.revision, revision)
 	for s := range f.subscribers {
-		s.push(notice{kind: noticeProgressed, revision: revision})
+		s.push(notice{kind: noticeProgressed, revision: revision}, f.revision)
 	}
 }
 

@@ -167,13 +167,14 @@ type subscriber struct {
 	since   uint64 // of the last change lost
 }
 
-func (s *subscriber) push(n notice) {
+// push queues a notice; revision is what the feed has seen.
+func (s *subscriber) push(n notice, revision uint64) {
 	s.mu.Lock()
 	switch {
 	case n.kind == noticeReplaced:
 		s.notices, s.missing = append(s.notices[:0], n), false
 	case len(s.notices) >= maxNotices:
-		s.notices, s.missing, s.since = nil, true, n.revision
+		s.notices, s.missing, s.since = nil, true, revision
 	case n.kind == noticeProgressed && len(s.notices) > 0 && s.notices[len(s.notices)-1].kind == noticeProgressed:
 		s.notices[len(s.notices)-1] = n
 	default:

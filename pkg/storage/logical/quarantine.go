@@ -30,10 +30,10 @@ func Quarantined(o *object.Object) (reason string, is bool) {
 
 var errReserved = fmt.Errorf("metadata.annotations: %s is reserved", QuarantineAnnotation)
 
-// clear takes the annotation off an object that is about to be written. What has a
+// unmark takes the annotation off an object that is about to be written. What has a
 // body is a repaired object; what has none would replace by nothing what is still
 // there to be rescued.
-func clear(obj runtime.Object) error {
+func unmark(obj runtime.Object) error {
 	o, ok := obj.(*object.Object)
 	if !ok || len(o.Annotations) == 0 {
 		return nil

@@ -140,7 +140,7 @@ func (s *store) Create(ctx context.Context, key string, obj, out runtime.Object,
 	if err != nil {
 		return err
 	}
-	if err := clear(obj); err != nil {
+	if err := unmark(obj); err != nil {
 		return apierrors.NewBadRequest(err.Error())
 	}
 	s.codec.stamp(obj, cluster)
@@ -171,7 +171,7 @@ func (s *store) GuaranteedUpdate(ctx context.Context, key string, out runtime.Ob
 		if err != nil {
 			return nil, nil, err
 		}
-		if err := clear(obj); err != nil {
+		if err := unmark(obj); err != nil {
 			return nil, nil, apierrors.NewBadRequest(err.Error())
 		}
 		if lost {

@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"reflect"
 	"strconv"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -222,7 +224,7 @@ func (w *watcher) next() (string, *object.Object) {
 				}
 				return "BOOKMARK", o
 			}
-			return fmt.Sprintf("%s %s %s %s", e.Type, o.Cluster(), join(o.Namespace, o.Name), value(o)), o
+			return fmt.Sprintf("%s %s %s %s", e.Type, o.Cluster(), join(o.Namespace, o.Name), text(o)), o
 		case *metav1.Status:
 			return fmt.Sprintf("%s %d %s", e.Type, o.Code, o.Reason), nil
 		default:
@@ -257,8 +259,8 @@ func (w *watcher) expect(events ...string) {
 	}
 }
 
-// value is what new and update have put into an object.
-func value(o *object.Object) string {
+// text is what new and update have put into an object.
+func text(o *object.Object) string {
 	if _, is := Quarantined(o); is {
 		return "QUARANTINED"
 	}
@@ -277,7 +279,7 @@ func names(l *object.List) []string {
 	out := []string{}
 	for i := range l.Items {
 		o := &l.Items[i]
-		out = append(out, o.Cluster()+":"+join(o.Namespace, o.Name)+"="+value(o))
+		out = append(out, o.Cluster()+":"+join(o.Namespace, o.Name)+"="+text(o))
 	}
 	return out
 }
@@ -292,4 +294,13 @@ func seed(t testing.TB) int64 {
 	}
 	t.Logf("replay with VMESH_TEST_SEED=%d", n)
 	return n
+}
+
+func equal(a, b *object.Object) bool {
+	return equality.Semantic.DeepEqual(a.TypeMeta, b.TypeMeta) && reflect.DeepEqual(a.ObjectMeta, b.ObjectMeta) &&
+		string(a.Body()) == string(b.Body()) && a.Cluster() == b.Cluster()
+}
+
+func storageEverything() storage.ListOptions {
+	return storage.ListOptions{Recursive: true, Predicate: storage.Everything}
 }

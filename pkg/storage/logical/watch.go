@@ -47,6 +47,9 @@ func (s clusterSelector) DeepCopySelector() fields.Selector {
 // watch serves a watch that begins with the state as a list and a watch from there:
 // the watch cache itself would walk through the objects of all virtual clusters.
 func (s *store) watch(ctx context.Context, key string, opts storage.ListOptions) (watch.Interface, error) {
+	if _, err := storage.PrepareKey(s.resourcePrefix+"/", key, opts.Recursive); err != nil {
+		return nil, err
+	}
 	requested, err := s.Versioner().ParseResourceVersion(opts.ResourceVersion)
 	if err != nil {
 		return nil, err

@@ -107,7 +107,7 @@ func parseTypeURL(url string) (groupKind, bool) {
 const (
 	// writeBuffer is what is written to a connection at once. A response is hundreds
 	// of frames of 16 KiB.
-	writeBuffer = 512 << 10
+	writeBuffer = 1024 << 10
 	// maxRequest bounds a request: a delta client names all it has when it comes back.
 	maxRequest = 32 << 20
 )

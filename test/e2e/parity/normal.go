@@ -60,9 +60,11 @@ var (
 	uids   = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
 	ages   = regexp.MustCompile(`^(\d+[smh])+$|^<unknown>$`)
 	record = regexp.MustCompile(`in record \(\d+\)`)
+	random = regexp.MustCompile(`-[bcdfghjklmnpqrstvwxz2456789]{5}\b`)
+	// Whole objects are quoted with their members in any order.
+	quoted = regexp.MustCompile(`Invalid value: "\{\\"apiVersion.*\}"`)
 	// What kube-apiserver adds to errors when it did not get to a schema's rules is for people.
 	unchecked = regexp.MustCompile(`(?:\[(.*), |)<nil>: Invalid value: null: some validation rules were not checked[^\]]*?(?:\](.*)|$)`)
-	random    = regexp.MustCompile(`-[bcdfghjklmnpqrstvwxz2456789]{5}\b`)
 )
 
 // scrub replaces what differs between any two servers: times, uids, revisions, generated names.
@@ -95,7 +97,7 @@ func scrub(v any) any {
 		for _, r := range []struct {
 			pattern *regexp.Regexp
 			with    string
-		}{{uids, "<uid>"}, {record, "in record (<resourceVersion>)"}, {unchecked, "$1$2"}, {random, "-<random>"}} {
+		}{{uids, "<uid>"}, {record, "in record (<resourceVersion>)"}, {quoted, "Invalid value: <object>"}, {unchecked, "$1$2"}, {random, "-<random>"}} {
 			v = r.pattern.ReplaceAllString(v, r.with)
 		}
 		return v
