@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"os"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
@@ -12,9 +13,9 @@ const (
 	memoryLook = time.Second
 	// spareGarbage is how much garbage may lie about under load: on a small heap the
 	// collector would otherwise run dozens of times a second.
-	spareGarbage = 192 << 20
+	spareGarbage = 72 << 20
 	// leastGC and mostGC bound the growth of the heap between two collections, in percent.
-	leastGC, mostGC = 100, 800
+	leastGC, mostGC = 75, 300
 	// quietAllocation is how little a process allocates in a second that has nothing to do.
 	quietAllocation = 4 << 20
 	// worthReturning is how much must be unused for it to be given back to the system.
@@ -22,14 +23,19 @@ const (
 )
 
 // tuneMemory trades memory for speed while there is work, and gives the memory back
-// when there is none. An operator's GOGC or GOMEMLIMIT stays in force: see docs.
+// when there is none. With GOGC set, the operator has decided, and only the giving back
+// is done.
 func tuneMemory(ctx context.Context) error {
+	setGC := debug.SetGCPercent
+	if os.Getenv("GOGC") != "" {
+		setGC = func(int) int { return 0 }
+	}
 	samples := []metrics.Sample{
 		{Name: "/gc/heap/live:bytes"}, {Name: "/gc/heap/allocs:bytes"},
 		{Name: "/memory/classes/heap/free:bytes"}, {Name: "/memory/classes/heap/unused:bytes"}, {Name: "/memory/classes/heap/objects:bytes"},
 	}
-	initial := debug.SetGCPercent(mostGC)
-	defer debug.SetGCPercent(initial)
+	initial := setGC(mostGC)
+	defer setGC(initial)
 	ticker := time.NewTicker(memoryLook)
 	defer ticker.Stop()
 	var allocated uint64
@@ -43,7 +49,7 @@ func tuneMemory(ctx context.Context) error {
 		switch {
 		case !quiet:
 			busy = true
-			debug.SetGCPercent(int(min(max(spareGarbage*100/max(live, 1), leastGC), mostGC)))
+			setGC(int(min(max(spareGarbage*100/max(live, 1), leastGC), mostGC)))
 		case busy && unused > worthReturning:
 			debug.FreeOSMemory()
 			returnProgramPages()

@@ -32,9 +32,11 @@ func (s *stack) start(ctx context.Context) error {
 		name string
 		do   func(context.Context) (detail string, err error)
 	}{
+		// The service comes before istiod, so that its first push to the client is the whole config. With less, the client
+		// would fail a call or two on its way from the one to the other.
 		{"vmesh", s.startVmesh},
-		{"istiod", s.startIstiod},
 		{"service", s.startService},
+		{"istiod", s.startIstiod},
 		{"traffic", s.startTraffic},
 	}
 	for _, step := range steps {
@@ -68,18 +70,6 @@ func (s *stack) startVmesh(ctx context.Context) (_ string, err error) {
 	return fmt.Sprintf("API on 127.0.0.1:%d, xDS on %s, %s", s.vmesh.Port, s.vmesh.XDSAddress, memory(s.vmesh.Process)), nil
 }
 
-func (s *stack) startIstiod(ctx context.Context) (_ string, err error) {
-	s.istiod, err = harness.StartIstiod(ctx, harness.IstiodOptions{
-		Dir:          filepath.Join(s.dir, "istiod"),
-		Kubeconfig:   s.kubeconfig,
-		XDSAddresses: []string{s.vmesh.XDSAddress},
-	})
-	if err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("its Kubernetes is virtual cluster %q, %s", virtualCluster, memory(s.istiod.Process)), nil
-}
-
 func (s *stack) startService(ctx context.Context) (string, error) {
 	for _, version := range []string{"v1", "v2"} {
 		backend, err := traffic.StartBackend(version)
@@ -95,6 +85,18 @@ func (s *stack) startService(ctx context.Context) (string, error) {
 		return "", err
 	}
 	return "greeter v1 and v2 in namespace demo", nil
+}
+
+func (s *stack) startIstiod(ctx context.Context) (_ string, err error) {
+	s.istiod, err = harness.StartIstiod(ctx, harness.IstiodOptions{
+		Dir:          filepath.Join(s.dir, "istiod"),
+		Kubeconfig:   s.kubeconfig,
+		XDSAddresses: []string{s.vmesh.XDSAddress},
+	})
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("its only Kubernetes API is virtual cluster %q, %s", virtualCluster, memory(s.istiod.Process)), nil
 }
 
 func (s *stack) startTraffic(ctx context.Context) (_ string, err error) {

@@ -31,14 +31,14 @@ type IstiodOptions struct {
 	Dir string
 	// Binary is the istiod to run; built from its module when empty.
 	Binary string
-	// Kubeconfig is istiod's own Kubernetes API. It panics without one, whatever else feeds it. Required.
+	// Kubeconfig is istiod's own Kubernetes API. It panics without one, whatever feeds its config. Required.
 	Kubeconfig string
 	// XDSAddresses are host:port of MCP-over-xDS servers, each a config source of its own that istiod merges.
 	XDSAddresses []string
 	// WatchKubernetes makes istiod read its config from the CRDs of Kubeconfig's API, as it does when nothing is configured.
 	WatchKubernetes bool
-	// WithoutServices keeps istiod from reading Services, Pods and Nodes of that API. Only together with WatchKubernetes:
-	// with neither, istiod opens no Kubernetes client and panics.
+	// WithoutServices keeps that API's Services out of istiod's service registry, though istiod still watches them. Only
+	// together with WatchKubernetes: otherwise istiod opens no Kubernetes client and panics.
 	WithoutServices bool
 	// Debounce is how long istiod waits for more changes before it pushes; zero leaves istiod's default of 100 ms.
 	Debounce time.Duration

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	generatedopenapi "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
+	"k8s.io/kube-openapi/pkg/common"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 )
 
@@ -31,12 +33,15 @@ func modelsOf(t reflect.Type) (name string, models map[string]*spec.Schema) {
 
 type modelBuilder struct {
 	facts  map[string]typeFacts
+	enums  map[reflect.Type][]any
 	models map[string]*spec.Schema
 	nulls  map[string]map[string]bool // the fields that the Go type writes as null when they are empty, by model
+
+	generated map[string]common.OpenAPIDefinition
 }
 
 func newModelBuilder() *modelBuilder {
-	return &modelBuilder{facts: knownFacts(), models: map[string]*spec.Schema{}, nulls: map[string]map[string]bool{}}
+	return &modelBuilder{facts: knownFacts(), enums: enums(), models: map[string]*spec.Schema{}, nulls: map[string]map[string]bool{}}
 }
 
 // What types say of themselves.
@@ -58,7 +63,7 @@ func (m *modelBuilder) add(t reflect.Type) string {
 	}
 	model := &spec.Schema{}
 	m.models[name] = model // before its properties, which may lead back here
-	model.Description = docOf(t)[""]
+	model.Description = m.docOf(t)[""]
 	if own, ok := zero.(schemaType); ok {
 		model.Format = own.OpenAPISchemaFormat()
 		if choice, ok := zero.(oneOfTyper); ok {
@@ -80,7 +85,7 @@ func (m *modelBuilder) add(t reflect.Type) string {
 }
 
 func (m *modelBuilder) addFields(model string, s *spec.Schema, t reflect.Type) {
-	docs := docOf(t)
+	docs := m.docOf(t)
 	for i := range t.NumField() {
 		f := t.Field(i)
 		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
@@ -168,7 +173,9 @@ func (m *modelBuilder) property(t reflect.Type) spec.Schema {
 		value := m.property(t.Elem())
 		return *spec.MapProperty(&value)
 	case reflect.String:
-		return *spec.StringProperty()
+		p := spec.StringProperty()
+		p.Enum = m.enums[t]
+		return *p
 	case reflect.Bool:
 		return *spec.BooleanProperty()
 	case reflect.Int64, reflect.Uint64:
@@ -188,9 +195,27 @@ func isNull(t reflect.Type) bool {
 	return err == nil && string(data) == "null"
 }
 
-func docOf(t reflect.Type) map[string]string {
-	if d, ok := reflect.New(t).Interface().(documented); ok {
+// docOf is the documentation of a type's fields by name, and its own by the empty name.
+func (m *modelBuilder) docOf(t reflect.Type) map[string]string {
+	switch d := reflect.New(t).Interface().(type) {
+	case documented:
 		return d.SwaggerDoc()
+	case modelNamer:
+		return m.definitionDoc(d.OpenAPIModelName())
 	}
 	return nil
+}
+
+// definitionDoc documents the types of definitions, which carry no documentation and
+// have generated models instead.
+func (m *modelBuilder) definitionDoc(name string) map[string]string {
+	if m.generated == nil {
+		m.generated = generatedopenapi.GetOpenAPIDefinitions(spec.MustCreateRef)
+	}
+	s := m.generated[name].Schema
+	docs := map[string]string{"": s.Description}
+	for field := range s.Properties {
+		docs[field] = s.Properties[field].Description
+	}
+	return docs
 }

@@ -25,9 +25,9 @@ func widgets(tb testing.TB) *apiextensionsv1.CustomResourceDefinition {
 }
 
 func TestRandomObjectsFareAsUpstream(t *testing.T) {
-	rounds := 4000
+	rounds := 1200
 	if testing.Short() {
-		rounds = 400
+		rounds = 200
 	}
 	kindtest.Compare(t, widgets(t), rounds)
 }

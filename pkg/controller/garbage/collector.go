@@ -112,7 +112,7 @@ func (c *Collector) Run(ctx context.Context) {
 	case <-ctx.Done():
 		return
 	}
-	c.queue = workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[key](minBackoff, maxBackoff))
+	c.queue = newQueue()
 	defer c.queue.ShutDown()
 	stop := context.AfterFunc(ctx, c.queue.ShutDown)
 	defer stop()
@@ -125,6 +125,16 @@ func (c *Collector) Run(ctx context.Context) {
 		})
 	}
 	wg.Wait()
+}
+
+func newQueue() workqueue.TypedRateLimitingInterface[key] {
+	return workqueue.NewTypedRateLimitingQueueWithConfig(
+		workqueue.NewTypedItemExponentialFailureRateLimiter[key](minBackoff, maxBackoff),
+		workqueue.TypedRateLimitingQueueConfig[key]{
+			DelayingQueue: workqueue.NewTypedDelayingQueueWithConfig(workqueue.TypedDelayingQueueConfig[key]{
+				Queue: workqueue.NewTypedWithConfig(workqueue.TypedQueueConfig[key]{Queue: newFair()}),
+			}),
+		})
 }
 
 // Reasons to come back to an object that are no failures.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -202,6 +203,12 @@ func (t *tee) Stop() {
 func (t *tee) run() {
 	defer close(t.result)
 	for event := range t.source.ResultChan() {
+		if isNil(event.Object) {
+			// etcd3 makes no object of the deletion of an empty value, and the watch
+			// cache would keep what it has for ever: it has to list anew.
+			expired := apierrors.NewResourceExpired("an empty value was deleted").Status()
+			event = watch.Event{Type: watch.Error, Object: &expired}
+		}
 		if err := t.observe(event); err != nil {
 			klog.ErrorS(err, "Observing the watch of etcd", "resource", t.feed.resource)
 		}
@@ -210,6 +217,13 @@ func (t *tee) run() {
 		case <-t.stopped:
 		}
 	}
+}
+
+func isNil(obj runtime.Object) bool {
+	if timed, ok := obj.(storage.WatchEventWithRecordTime); ok {
+		obj = timed.Unwrap()
+	}
+	return obj == nil
 }
 
 func (t *tee) observe(event watch.Event) error {

@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/goleak"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -182,6 +183,24 @@ func (c cluster) listKey(key string, opts storage.ListOptions) *object.List {
 	return l
 }
 
+// listWhenReady lists as soon as the watch cache can.
+func (c cluster) listWhenReady(ctx context.Context, revision string) *object.List {
+	c.t.Helper()
+	for {
+		l := &object.List{}
+		opts := storageEverything()
+		opts.ResourceVersion = revision
+		err := c.s.GetList(c.ctx(), c.root(), opts, l)
+		if err == nil {
+			return l
+		}
+		if !apierrors.IsTooManyRequests(err) || ctx.Err() != nil {
+			c.t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
 // watch begins with the state, as WatchList, for an empty revision.
 func (c cluster) watch(revision string) *watcher {
 	c.t.Helper()
@@ -303,4 +322,11 @@ func equal(a, b *object.Object) bool {
 
 func storageEverything() storage.ListOptions {
 	return storage.ListOptions{Recursive: true, Predicate: storage.Everything}
+}
+
+func namesOf(l runtime.Object) []string {
+	if l, ok := l.(*object.List); ok {
+		return names(l)
+	}
+	return nil
 }

@@ -120,18 +120,15 @@ func (b *Builder) Run(ctx context.Context) {
 			return
 		}
 		observed := e.observed
-		for more, n := true, 0; more; n++ {
+		for n := 1; ; n++ {
 			b.apply(ctx, m, e)
 			if e.kind == replaced {
 				delete(missing, e.source)
 			}
-			if more = n < queueSize; more {
-				select {
-				case e = <-b.events:
-				default:
-					more = false
-				}
+			if n == queueSize || len(b.events) == 0 {
+				break
 			}
+			e = <-b.events // nobody else receives
 		}
 		if len(missing) > 0 {
 			continue
@@ -190,10 +187,6 @@ func (b *Builder) publish(m *model, observed time.Time) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	first := !b.isSynced()
-	if first {
-		close(b.synced)
-	}
 	for name, snapshot := range next {
 		f := b.feed(name)
 		b.metrics.published(b.kinds, snapshot)
@@ -210,6 +203,9 @@ func (b *Builder) publish(m *model, observed time.Time) {
 			f.set(state{err: ErrNoMesh})
 		}
 		b.forgetIfUnused(f)
+	}
+	if !b.isSynced() {
+		close(b.synced)
 	}
 }
 

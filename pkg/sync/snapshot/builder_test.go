@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -228,6 +229,33 @@ func TestSnapshotFollowsChanges(t *testing.T) {
 	}
 }
 
+func TestABurstLosesNothing(t *testing.T) {
+	const burst = 5 * queueSize
+	f := newFixture(t, testKinds(2))
+	f.start(map[string][]*object.Object{"meshes": {meshObject("m")}, "virtualclusters": {clusterObject("c", "m", 0, "*")}})
+	s := f.subscribe("m")
+	var senders sync.WaitGroup
+	for kind := range 2 {
+		senders.Go(func() {
+			for i := range burst {
+				f.kind(kind).Changed(watch.Added, text("c", fmt.Sprint("n", i%7), fmt.Sprint(i), "1"), uint64(i+2))
+			}
+		})
+	}
+	f.wait(s, "all of them", func(s *Snapshot, err error) bool { return err == nil && s.Resources() == 2*burst })
+	senders.Wait()
+}
+
+func TestObserversAreFreeOnceTheBuilderHasEnded(t *testing.T) {
+	b := NewBuilder(testKinds(1), nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	b.Run(ctx)
+	for range 2 * queueSize {
+		b.Sources()[2].Observer.Changed(watch.Added, text("c", "n", "a", "1"), 1)
+	}
+}
+
 func TestAMeshThatVanishesEndsWithItsLastState(t *testing.T) {
 	f := newFixture(t, testKinds(1))
 	f.start(map[string][]*object.Object{
@@ -258,7 +286,9 @@ func TestAMeshThatVanishesEndsWithItsLastState(t *testing.T) {
 }
 
 func TestWhatCannotBeRenderedKeepsItsLastGoodForm(t *testing.T) {
-	bad := func(cluster, namespace, name string) *object.Object { return testObject(cluster, namespace, name, "bad") }
+	bad := func(cluster, namespace, name string) *object.Object {
+		return testObject(cluster, namespace, name, "bad")
+	}
 	placeholder := text("c", "n", "a", "")
 	if err := placeholder.SetContent(nil); err != nil {
 		t.Fatal(err)

@@ -23,7 +23,7 @@ import (
 const (
 	// maxInterests and maxTypeURL bound what a client can make a stream remember.
 	maxInterests = 256
-	maxTypeURL = 512
+	maxTypeURL   = 512
 	// maxErrorText bounds what is kept of the reason for a refusal.
 	maxErrorText = 1024
 
@@ -79,7 +79,7 @@ type stream struct {
 	began    time.Time
 
 	subscription *snapshot.Subscription
-	interests      map[string]*interest
+	interests    map[string]*interest
 	order        []*interest
 	turn         int // the interest whose turn to be looked at it is
 	nonces       uint64
@@ -91,13 +91,13 @@ type stream struct {
 
 func (s *Server) serveStream(g grpc.ServerStream, p protocol) error {
 	st := &stream{
-		server:   s,
-		protocol: p,
-		grpc:     g,
-		mesh:     meshOf(g.Context()),
-		began:    time.Now(),
-		interests:  map[string]*interest{},
-		kinds:    map[string]*v1alpha1.ControlPlaneKindStatus{},
+		server:    s,
+		protocol:  p,
+		grpc:      g,
+		mesh:      meshOf(g.Context()),
+		began:     time.Now(),
+		interests: map[string]*interest{},
+		kinds:     map[string]*v1alpha1.ControlPlaneKindStatus{},
 	}
 	st.status.ConnectedSince = metav1.NewTime(st.began.Truncate(time.Second))
 	st.status.Connected = true
@@ -269,6 +269,7 @@ func (st *stream) next(current *snapshot.Snapshot, now time.Time) (*interest, *m
 		}
 		changed := w.list == nil || list != w.list && list.Version() != w.list.Version()
 		if !w.due && !changed {
+			w.list = list // the same content; the older list's memory can go
 			continue
 		}
 		if !w.due && w.waiting {
