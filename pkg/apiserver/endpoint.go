@@ -67,7 +67,11 @@ type endpointConfig struct {
 
 // newEndpoint makes an API server for what is given; nothing listens yet.
 func newEndpoint(c endpointConfig) (*endpoint, error) {
-	e := &endpoint{codec: codec.New(c.kinds)}
+	objects, err := codec.New(c.kinds)
+	if err != nil {
+		return nil, err
+	}
+	e := &endpoint{codec: objects}
 	z := authz.Authorizer{}
 
 	metaScheme := runtime.NewScheme()

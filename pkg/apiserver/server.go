@@ -28,6 +28,7 @@ import (
 	vmeshkinds "github.com/vmesh-io/vmesh/pkg/apis/vmesh"
 	"github.com/vmesh-io/vmesh/pkg/apiserver/filters"
 	"github.com/vmesh-io/vmesh/pkg/authn"
+	"github.com/vmesh-io/vmesh/pkg/controller/garbage"
 	namespacecontroller "github.com/vmesh-io/vmesh/pkg/controller/namespace"
 	"github.com/vmesh-io/vmesh/pkg/controller/virtualcluster"
 	"github.com/vmesh-io/vmesh/pkg/registry/definition"
@@ -133,6 +134,9 @@ func (s *Server) assemble(creds *credentials) error {
 					g.add(gv, k.Resource(), s.clusters.REST())
 					g.add(gv, k.Resource()+"/status", stores[k.GroupResource()].StatusREST(version))
 					g.add(gv, k.Resource()+"/kubeconfig", s.clusters.KubeconfigREST(kubeconfigs, creds.clients, creds.servers))
+				case meshes.GroupResource():
+					g.add(gv, k.Resource(), s.clusters.MeshREST())
+					g.add(gv, k.Resource()+"/status", stores[k.GroupResource()].StatusREST(version))
 				default:
 					g.add(gv, k.Resource(), stores[k.GroupResource()].REST(version))
 					if k.HasStatus(version) {
@@ -188,6 +192,11 @@ func (s *Server) assemble(creds *credentials) error {
 		loop{"warm-up", s.warmUp},
 		loop{"memory", tuneMemory},
 	)
+	s.collectGarbage(stores, admit, map[schema.GroupResource]garbage.Source{
+		namespaces.Kind().GroupResource(): {Deleter: namespaceREST},
+		virtualClusters.GroupResource():   {Deleter: s.clusters.REST(), Serves: isRoot},
+		meshes.GroupResource():            {Serves: isRoot},
+	}, mesh)
 	if err := s.assembleSync(mesh, meshStore, creds); err != nil {
 		return err
 	}
@@ -203,6 +212,29 @@ func (s *Server) observe(store *resource.Store, o logical.Observer) loop {
 	return loop{"observing " + store.Kind().String(), func(ctx context.Context) error {
 		return s.backend.Observe(ctx, store.Kind().GroupResource(), o)
 	}}
+}
+
+func isRoot(cluster string) bool   { return cluster == logical.Root }
+func isTenant(cluster string) bool { return cluster != logical.Root }
+
+// collectGarbage adds the garbage collector of all stores. special are those that are
+// not deleted from, or not served, as the others; mesh are the kinds that the root lacks.
+func (s *Server) collectGarbage(stores map[schema.GroupResource]*resource.Store, admit admission.Interface,
+	special map[schema.GroupResource]garbage.Source, mesh []*kind.Kind) {
+	for _, k := range mesh {
+		special[k.GroupResource()] = garbage.Source{Serves: isTenant}
+	}
+	var sources []garbage.Source
+	for _, k := range s.kinds {
+		source := special[k.GroupResource()]
+		source.Store = stores[k.GroupResource()]
+		sources = append(sources, source)
+	}
+	collector := garbage.New(sources, admit)
+	for _, source := range sources {
+		s.loops = append(s.loops, s.observe(source.Store, collector.Observer(source.Store)))
+	}
+	s.loops = append(s.loops, loop{"garbage collection", func(ctx context.Context) error { collector.Run(ctx); return nil }})
 }
 
 // takeKind takes one kind out of a list.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"k8s.io/apiserver/pkg/authentication/authenticator"
@@ -67,7 +68,7 @@ func fromCertificate(chain []*x509.Certificate) (*authenticator.Response, bool, 
 		cluster, uid, _ := strings.Cut(strings.TrimPrefix(uri.Path, "/"), "/")
 		return &authenticator.Response{User: &user.DefaultInfo{
 			Name:   leaf.Subject.CommonName,
-			Groups: leaf.Subject.Organization,
+			Groups: append(slices.Clone(leaf.Subject.Organization), user.AllAuthenticated),
 			Extra:  map[string][]string{ExtraCluster: {cluster}, ExtraClusterUID: {uid}},
 		}}, true, nil
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/storage/logical"
 )
 
-// open are the paths that anyone may read: what a load balancer asks, and what kubectl
-// asks before it has an identity.
+// open are the paths that anyone may read in the root, as load balancers do. In a
+// virtual cluster the answer would tell anyone whether there is one of that name.
 var open = []string{"/livez", "/readyz", "/healthz", "/version"}
 
 // Authorizer lets an identity do all in its own virtual cluster and nothing elsewhere.
@@ -27,12 +27,12 @@ var (
 
 // Authorize implements authorizer.Authorizer.
 func (Authorizer) Authorize(ctx context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
-	if !a.IsResourceRequest() && a.GetVerb() == "get" && slices.Contains(open, a.GetPath()) {
-		return authorizer.DecisionAllow, "", nil
-	}
 	here, err := logical.Cluster(ctx)
 	if err != nil {
 		return authorizer.DecisionDeny, "", err
+	}
+	if here == logical.Root && !a.IsResourceRequest() && a.GetVerb() == "get" && slices.Contains(open, a.GetPath()) {
+		return authorizer.DecisionAllow, "", nil
 	}
 	if allowed(a.GetUser(), here) {
 		return authorizer.DecisionAllow, "", nil
@@ -71,7 +71,7 @@ func (Authorizer) RulesFor(ctx context.Context, u user.Info, _ string) ([]author
 		return nil, nil, true, err
 	}
 	if !allowed(u, here) {
-		return nil, []authorizer.NonResourceRuleInfo{&authorizer.DefaultNonResourceRuleInfo{Verbs: []string{"get"}, NonResourceURLs: open}}, false, nil
+		return nil, nil, false, nil
 	}
 	all := []string{"*"}
 	return []authorizer.ResourceRuleInfo{&authorizer.DefaultResourceRuleInfo{Verbs: all, APIGroups: all, Resources: all}},

@@ -70,6 +70,23 @@ func (b *bench) saveProfile(ctx context.Context, t *target, name, page string) e
 	return os.WriteFile(filepath.Join(b.options.profileDir, t.name+"."+name+".pprof"), data, 0o644)
 }
 
+// profileTenants profiles the creation of virtual clusters where there are many, and what these hold.
+func (b *bench) profileTenants(ctx context.Context, t *target, many int) error {
+	if err := os.MkdirAll(b.options.profileDir, 0o755); err != nil {
+		return err
+	}
+	if err := b.saveProfile(ctx, t, "clusters.heap", "heap?gc=1"); err != nil {
+		return err
+	}
+	b.log("%-14s  profiling clusters", t.name)
+	return b.profileLoad(ctx, t, "clusters", func(ctx context.Context, t *target, stop <-chan struct{}) error {
+		_, err := drive(ctx, 16, math.MaxInt32, stop, func(ctx context.Context, i int) error {
+			return createTenant(ctx, t, tenantName(many+i))
+		})
+		return err
+	})
+}
+
 func profileCreate(ctx context.Context, t *target, stop <-chan struct{}) error {
 	_, err := drive(ctx, 16, math.MaxInt32, stop, func(ctx context.Context, i int) error {
 		v := virtualService{"profiled", i}

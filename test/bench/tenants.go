@@ -36,6 +36,11 @@ func (b *bench) tenants(ctx context.Context) error {
 	if err := b.manyTenants(ctx, many); err != nil {
 		return err
 	}
+	if b.options.profileDir != "" {
+		if err := b.profileTenants(ctx, many, b.scaled(10000)); err != nil {
+			return err
+		}
+	}
 	if !b.want(5) {
 		return nil
 	}

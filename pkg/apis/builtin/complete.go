@@ -40,6 +40,9 @@ func completeNamespace(o, old *corev1.Namespace) {
 	o.Status = corev1.NamespaceStatus{Phase: corev1.NamespaceActive}
 }
 
+// fillConfigMap gives keys without a value the empty value.
+func fillConfigMap(o *corev1.ConfigMap) { fillKeys(o.BinaryData) }
+
 // fillSecret moves what was written as text to where it is kept.
 func fillSecret(o *corev1.Secret) {
 	for key, value := range o.StringData {
@@ -49,6 +52,15 @@ func fillSecret(o *corev1.Secret) {
 		o.Data[key] = []byte(value)
 	}
 	o.StringData = nil
+	fillKeys(o.Data)
+}
+
+func fillKeys(data map[string][]byte) {
+	for key, value := range data {
+		if value == nil {
+			data[key] = []byte{}
+		}
+	}
 }
 
 // fillService fills in what follows from a service's type. No addresses are handed out:

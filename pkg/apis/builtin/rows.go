@@ -35,7 +35,7 @@ func rows() []*row {
 			version: "v1", kind: "ConfigMap", plural: "configmaps", shortNames: []string{"cm"},
 			columns: columns(nameColumn(), text("Data", corev1.ConfigMap{}.SwaggerDoc()["data"]), ageColumn()),
 			typed: typedAs(actions[*corev1.ConfigMap]{
-				validate: validateConfigMap,
+				fill: fillConfigMap, validate: validateConfigMap,
 				cells: func(o *corev1.ConfigMap) []any {
 					return []any{o.Name, int64(len(o.Data) + len(o.BinaryData)), age(o.CreationTimestamp)}
 				},
@@ -66,7 +66,7 @@ func rows() []*row {
 				text("External-IP", corev1.ServiceSpec{}.SwaggerDoc()["externalIPs"]), text("Port(s)", corev1.ServiceSpec{}.SwaggerDoc()["ports"]),
 				ageColumn(), wide("Selector", corev1.ServiceSpec{}.SwaggerDoc()["selector"])),
 			typed: typedAs(actions[*corev1.Service]{
-				fill: fillService, complete: completeService, validate: validateService, cells: serviceCells, name: apivalidation.NameIsDNS1035Label,
+				fill: fillService, complete: completeService, validate: validateService, cells: serviceCells, name: apivalidation.NameIsDNSLabel,
 			}),
 		},
 		{

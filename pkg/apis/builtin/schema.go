@@ -30,6 +30,10 @@ func schemaOf(t reflect.Type) (*apiextensionsv1.JSONSchemaProps, error) {
 	return root, nil
 }
 
+// quantityPattern is what a quantity looks like: a number with or without a suffix for
+// its scale.
+const quantityPattern = `^[+-]?(\d+(\.\d*)?|\.\d+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?(\d+(\.\d*)?|\.\d+))?$`
+
 // writer writes models out. What is written is shared between places, and not modified.
 type writer struct {
 	*modelBuilder
@@ -38,11 +42,14 @@ type writer struct {
 }
 
 func (w *writer) write(name string, lenient bool) (*apiextensionsv1.JSONSchemaProps, error) {
-	// Some types have no schema that fits JSON's types, and say so by their format or by
-	// a choice of types; the Go types themselves read and judge such values.
+	// Some types have no schema that fits JSON's types, and say so by a choice of types or
+	// by none; the Go types themselves read and judge such values.
 	switch model := w.models[name]; {
 	case strings.HasSuffix(name, ".intstr.IntOrString"):
 		return &apiextensionsv1.JSONSchemaProps{XIntOrString: true, Description: model.Description}, nil
+	case strings.HasSuffix(name, ".resource.Quantity"):
+		// Numbers that are no integers have become strings by the time that this is asked.
+		return &apiextensionsv1.JSONSchemaProps{XIntOrString: true, Pattern: quantityPattern, Description: model.Description}, nil
 	case len(model.Type) == 0, len(model.OneOf) > 0:
 		return anything(model, ""), nil
 	case len(model.Properties) == 0 && model.Type.Contains("object"), slices.Contains(w.open, name):
@@ -94,7 +101,9 @@ func (w *writer) writeSchema(s *spec.Schema, model string, lenient bool) (*apiex
 		if err != nil {
 			return nil, err
 		}
-		out.AdditionalProperties = &apiextensionsv1.JSONSchemaPropsOrBool{Allows: true, Schema: values}
+		nullable := *values
+		nullable.Nullable = true // a key with nothing is a key: its Go value is the zero value
+		out.AdditionalProperties = &apiextensionsv1.JSONSchemaPropsOrBool{Allows: true, Schema: &nullable}
 	}
 	if !lenient {
 		out.Required = s.Required

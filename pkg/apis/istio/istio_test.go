@@ -175,7 +175,7 @@ func TestTypeURLsAreThoseThatIstiodAsksFor(t *testing.T) {
 }
 
 func TestRandomObjectsFareAsUpstream(t *testing.T) {
-	rounds := 80
+	rounds := 40
 	if testing.Short() {
 		rounds = 20
 	}

@@ -25,7 +25,7 @@ func widgets(tb testing.TB) *apiextensionsv1.CustomResourceDefinition {
 }
 
 func TestRandomObjectsFareAsUpstream(t *testing.T) {
-	rounds := 1200
+	rounds := 500
 	if testing.Short() {
 		rounds = 200
 	}

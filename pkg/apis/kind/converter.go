@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/kube-openapi/pkg/schemaconv"
 	"k8s.io/kube-openapi/pkg/validation/spec"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 	smdschema "sigs.k8s.io/structured-merge-diff/v6/schema"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
 	"sigs.k8s.io/structured-merge-diff/v6/value"
@@ -37,7 +38,30 @@ var _ managedfields.TypeConverter = (*typeConverter)(nil)
 
 // TypeConverter is what server-side apply knows the kind by. It takes *object.Object
 // and *unstructured.Unstructured in every version and returns *object.Object.
-func (k *Kind) TypeConverter() (managedfields.TypeConverter, error) { return k.converter() }
+func (k *Kind) TypeConverter() (managedfields.TypeConverter, error) {
+	c, err := k.converter.get()
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// ResetFields are the fields that a write takes from the stored object whatever it
+// says itself, so that nobody comes to own them by it: the status on an ordinary
+// write of a version with a status subresource; all but the status on a write of that.
+func (k *Kind) ResetFields(status bool) map[fieldpath.APIVersion]*fieldpath.Set {
+	reset := fieldpath.NewSet(fieldpath.MakePathOrDie("status"))
+	if status {
+		reset = fieldpath.NewSet(fieldpath.MakePathOrDie("metadata"), fieldpath.MakePathOrDie("spec"))
+	}
+	fields := map[fieldpath.APIVersion]*fieldpath.Set{}
+	for version, v := range k.versions {
+		if v.hasStatus {
+			fields[fieldpath.APIVersion(k.GVK(version).GroupVersion().String())] = reset
+		}
+	}
+	return fields
+}
 
 func (k *Kind) newTypeConverter() (*typeConverter, error) {
 	if k.Hooks.Models != nil {

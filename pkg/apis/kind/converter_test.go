@@ -81,7 +81,7 @@ func TestMergeSchemaIsUpstreams(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused := 0
-	for seed := range uint64(2000) {
+	for seed := range uint64(400) {
 		g := &kindtest.Generator{Rand: rand.New(rand.NewPCG(seed, 3)), Faults: [...]float64{0, 0.05}[seed%2]}
 		tree := g.Object(reference.Structural)
 		tree["apiVersion"], tree["kind"] = "test.vmesh.io/v1", "Widget"
@@ -185,5 +185,27 @@ func TestUnknownVersionsAreMissingAndNotBroken(t *testing.T) {
 	_, err = converter.ObjectToTyped(object.New(k.GVK("v9")))
 	if !runtime.IsNotRegisteredError(err) {
 		t.Errorf("got %v: managed fields of a version that is gone could not be dropped", err)
+	}
+}
+
+func TestResetFields(t *testing.T) {
+	k, err := kind.New(widgets(t), kind.Hooks{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		status bool
+		want   map[string]string
+	}{
+		{false, map[string]string{"test.vmesh.io/v1": ".status"}},
+		{true, map[string]string{"test.vmesh.io/v1": ".metadata\n.spec"}},
+	} {
+		got := map[string]string{}
+		for version, set := range k.ResetFields(c.status) {
+			got[string(version)] = set.String()
+		}
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("of a status write: %v (-want +got):\n%s", c.status, diff)
+		}
 	}
 }

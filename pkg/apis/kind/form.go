@@ -23,7 +23,29 @@ type form struct {
 	transition bool   // some rule may look at the old object
 	wholeRoot  bool   // something at the root looks at apiVersion, kind or metadata
 
-	exact func() (*exactValidators, error)
+	exact lazy[*exactValidators]
+}
+
+// lazy is a value that is made when it is first asked for, and again if that failed.
+type lazy[T any] struct {
+	make func() (T, error)
+
+	mu    sync.Mutex
+	made  bool
+	value T
+}
+
+func (l *lazy[T]) get() (T, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.made {
+		return l.value, nil
+	}
+	v, err := l.make()
+	if err == nil {
+		l.value, l.made = v, true
+	}
+	return v, err
 }
 
 // exactValidators are upstream's schema validators, built when the first invalid
@@ -35,16 +57,11 @@ type exactValidators struct {
 
 // form returns the compiled schema of a version.
 func (k *Kind) form(version string) (*form, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.forms == nil {
-		forms, err := k.compile()
-		if err != nil {
-			return nil, fmt.Errorf("compiling the schema of %s: %w", k, err)
-		}
-		k.forms = forms
+	forms, err := k.forms.get()
+	if err != nil {
+		return nil, fmt.Errorf("compiling the schema of %s: %w", k, err)
 	}
-	f := k.forms[version]
+	f := forms[version]
 	if f == nil {
 		return nil, fmt.Errorf("%s has no version %q", k, version)
 	}
@@ -77,7 +94,7 @@ func (k *Kind) compile() (map[string]*form, error) {
 			return nil, fmt.Errorf("version %s: %w", v.Name, err)
 		}
 		name := v.Name // v itself would keep the whole definition alive
-		f.exact = sync.OnceValues(func() (*exactValidators, error) { return k.newExactValidators(name) })
+		f.exact.make = func() (*exactValidators, error) { return k.newExactValidators(name) }
 		forms[v.Name] = f
 	}
 	return forms, nil

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -85,10 +84,8 @@ type Kind struct {
 	storage   string
 	selectors []selector
 
-	mu    sync.Mutex
-	forms map[string]*form // by version; versions of equal schemas share one
-
-	converter func() (*typeConverter, error)
+	forms     lazy[map[string]*form] // by version; versions of equal schemas share one
+	converter lazy[*typeConverter]
 }
 
 // versionInfo is what differs between the versions of a kind besides the schema.
@@ -140,7 +137,7 @@ func New(crd *apiextensionsv1.CustomResourceDefinition, hooks Hooks) (*Kind, err
 		return nil, fmt.Errorf("definition %q has no storage version", crd.Name)
 	}
 	slices.SortStableFunc(k.served, func(a, b string) int { return version.CompareKubeAwareVersionStrings(b, a) })
-	k.converter = sync.OnceValues(k.newTypeConverter)
+	k.forms.make, k.converter.make = k.compile, k.newTypeConverter
 	return k, nil
 }
 
@@ -287,7 +284,7 @@ func (k *Kind) Warm(ctx context.Context) error {
 			errs = append(errs, err)
 		}
 	}
-	if _, err := k.converter(); err != nil {
+	if _, err := k.converter.get(); err != nil {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

@@ -132,7 +132,7 @@ func anyTree(tree map[string]any) any {
 
 // judge runs upstream's validation in upstream's order and appends its errors.
 func (f *form) judge(ctx context.Context, obj, old *object.Object, status bool, errs field.ErrorList) (field.ErrorList, error) {
-	exact, err := f.exact()
+	exact, err := f.exact.get()
 	if err != nil {
 		return errs, err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"sigs.k8s.io/yaml"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/kind"
@@ -24,7 +25,7 @@ func Kinds(virtualClusterHooks kind.Hooks) (virtualClusters, meshes, kubeconfigR
 		kind   **kind.Kind
 	}{
 		{"virtualclusters", virtualClusterHooks, &virtualClusters},
-		{"meshes", kind.Hooks{}, &meshes},
+		{"meshes", kind.Hooks{ValidateName: apivalidation.NameIsDNSLabel}, &meshes},
 		{"kubeconfigrequests", kind.Hooks{}, &kubeconfigRequests},
 	} {
 		data, err := definitions.ReadFile("v1alpha1/crds/vmesh.io_" + k.plural + ".yaml")

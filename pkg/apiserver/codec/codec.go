@@ -27,19 +27,32 @@ import (
 type Codec struct {
 	byGroupKind map[schema.GroupKind]*kind.Kind
 	typed       map[schema.GroupResource]bool
-	scheme      *runtime.Scheme // what is not an object: statuses, tables, options
-	base        serializer.CodecFactory
-	infos       []runtime.SerializerInfo
+	// blank are new objects of the kinds with Go types, whose required members are there
+	// from the beginning: nobody becomes their field manager by writing something in them.
+	blank  map[schema.GroupKind]*object.Object
+	scheme *runtime.Scheme // what is not an object: statuses, tables, options
+	base   serializer.CodecFactory
+	infos  []runtime.SerializerInfo
 }
 
 var _ runtime.NegotiatedSerializer = (*Codec)(nil)
 
 // New makes a codec for the kinds.
-func New(kinds []*kind.Kind) *Codec {
-	c := &Codec{byGroupKind: map[schema.GroupKind]*kind.Kind{}, typed: map[schema.GroupResource]bool{}, scheme: runtime.NewScheme()}
+func New(kinds []*kind.Kind) (*Codec, error) {
+	c := &Codec{
+		byGroupKind: map[schema.GroupKind]*kind.Kind{}, typed: map[schema.GroupResource]bool{}, blank: map[schema.GroupKind]*object.Object{},
+		scheme: runtime.NewScheme(),
+	}
 	for _, k := range kinds {
 		c.byGroupKind[k.GroupKind()] = k
 		c.typed[k.GroupResource()] = clientscheme.Scheme.Recognizes(k.GVK(k.StorageVersion()))
+		if k.Hooks.NewTyped != nil {
+			blank, err := object.From(k.Hooks.NewTyped(), k.GVK(k.StorageVersion()))
+			if err != nil {
+				return nil, fmt.Errorf("making a new %s: %w", k.GroupKind(), err)
+			}
+			c.blank[k.GroupKind()] = blank
+		}
 		for _, version := range k.Versions() {
 			metav1.AddToGroupVersion(c.scheme, schema.GroupVersion{Group: k.Group(), Version: version})
 		}
@@ -72,7 +85,7 @@ func New(kinds []*kind.Kind) *Codec {
 		}
 		c.infos = append(c.infos, info)
 	}
-	return c
+	return c, nil
 }
 
 // Kind finds a kind.

@@ -49,7 +49,11 @@ func (c *Codec) Recognizes(gvk schema.GroupVersionKind) bool {
 // New implements runtime.ObjectCreater.
 func (c *Codec) New(gvk schema.GroupVersionKind) (runtime.Object, error) {
 	if _, ok := c.byGroupKind[gvk.GroupKind()]; ok {
-		return object.New(gvk), nil
+		o := object.New(gvk)
+		if blank, ok := c.blank[gvk.GroupKind()]; ok {
+			o.ShareBody(blank)
+		}
+		return o, nil
 	}
 	for _, k := range c.byGroupKind {
 		if k.ListKind() == gvk.Kind && k.Group() == gvk.Group {

@@ -339,7 +339,7 @@ func TestBehaviour(t *testing.T) {
 			want: map[string]string{"configmaps/x/below": ""},
 		},
 		{
-			name: "a deletion in the foreground that is made an orphaning one lets the dependents live",
+			name: "orphans are let go by an owner that something else still holds",
 			things: []thing{
 				{id: "configmaps/x/owner", finalizers: []string{keeper}},
 				{id: "secrets/x/owned", owners: []owner{{of: "configmaps/x/owner", block: true}}},

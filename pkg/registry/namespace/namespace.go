@@ -24,40 +24,6 @@ import (
 // Version is the version that namespaces are served in.
 const Version = "v1"
 
-// Prepare completes a namespace that is about to be written: it bears its name as a
-// label, holds the finalizer that stands for its contents, and has a phase.
-func Prepare(obj, old *object.Object) error {
-	content, err := obj.Content()
-	if err != nil {
-		return err
-	}
-	if obj.Labels[corev1.LabelMetadataName] != obj.Name {
-		labels := map[string]string{corev1.LabelMetadataName: obj.Name}
-		for k, v := range obj.Labels {
-			if k != corev1.LabelMetadataName {
-				labels[k] = v
-			}
-		}
-		obj.Labels = labels
-	}
-	if old != nil {
-		// What stands for the contents is taken away at the finalize endpoint only.
-		was, err := old.Content()
-		if err != nil {
-			return err
-		}
-		return setMember(obj, content, "spec", was["spec"])
-	}
-	if err := setMember(obj, content, "spec", map[string]any{"finalizers": []any{string(corev1.FinalizerKubernetes)}}); err != nil {
-		return err
-	}
-	content, err = obj.Content()
-	if err != nil {
-		return err
-	}
-	return setMember(obj, content, "status", map[string]any{"phase": string(corev1.NamespaceActive)})
-}
-
 func setMember(obj *object.Object, content map[string]any, name string, value any) error {
 	changed := map[string]any{name: value}
 	for k, v := range content {
@@ -157,8 +123,8 @@ func (r *REST) mark(ctx context.Context, name string, validate rest.ValidateObje
 		}
 		o = o.DeepCopy()
 		if o.DeletionTimestamp == nil {
-			now, none := metav1.Now(), int64(0)
-			o.DeletionTimestamp, o.DeletionGracePeriodSeconds = &now, &none
+			now := metav1.Now()
+			o.DeletionTimestamp = &now
 		}
 		content, err := o.Content()
 		if err != nil {

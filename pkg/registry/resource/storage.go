@@ -62,7 +62,6 @@ func NewStore(k *kind.Kind, backend *logical.Backend) (*Store, error) {
 		CreateStrategy:          s,
 		UpdateStrategy:          s,
 		DeleteStrategy:          s,
-		ResetFieldsStrategy:     s,
 		ReadinessCheckFunc:      opened.ReadinessCheck,
 		Storage:                 genericregistry.DryRunnableStorage{Storage: opened, Codec: copier{}},
 	}}, nil
@@ -115,10 +114,7 @@ func (r *REST) ConvertToTable(ctx context.Context, obj, options runtime.Object) 
 
 // GetResetFields implements rest.ResetFieldsStrategy.
 func (r *REST) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
-	if !r.kind.HasStatus(r.version) {
-		return nil
-	}
-	return resetFields(r.kind, r.version, "status")
+	return r.kind.ResetFields(false)
 }
 
 // StatusREST serves the status subresource of one version.
@@ -137,7 +133,7 @@ var (
 func (s *Store) StatusREST(version string) *StatusREST {
 	status := *s.Store
 	st := statusStrategy{newStrategy(s.kind)}
-	status.UpdateStrategy, status.ResetFieldsStrategy = st, nil
+	status.UpdateStrategy = st
 	return &StatusREST{store: &status, kind: s.kind, version: version}
 }
 
@@ -160,19 +156,10 @@ func (r *StatusREST) Update(ctx context.Context, name string, objInfo rest.Updat
 
 // GetResetFields implements rest.ResetFieldsStrategy.
 func (r *StatusREST) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
-	return resetFields(r.kind, r.version, "metadata", "spec")
+	return r.kind.ResetFields(true)
 }
 
 // ConvertToTable implements rest.TableConvertor.
 func (r *StatusREST) ConvertToTable(ctx context.Context, obj, options runtime.Object) (*metav1.Table, error) {
 	return r.kind.ConvertToTable(ctx, r.version, obj, options)
-}
-
-// resetFields are the members that a write to an endpoint leaves as they are.
-func resetFields(k *kind.Kind, version string, members ...string) map[fieldpath.APIVersion]*fieldpath.Set {
-	set := fieldpath.NewSet()
-	for _, m := range members {
-		set.Insert(fieldpath.MakePathOrDie(m))
-	}
-	return map[fieldpath.APIVersion]*fieldpath.Set{fieldpath.APIVersion(k.GVK(version).GroupVersion().String()): set}
 }

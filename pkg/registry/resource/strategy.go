@@ -11,7 +11,6 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage/names"
 	"k8s.io/apiserver/pkg/warning"
-	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/kind"
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
@@ -55,8 +54,6 @@ func (s strategy) AllowCreateOnUpdate(context.Context) bool { return false }
 // AllowUnconditionalUpdate follows upstream: custom resources must say which version
 // they replace, Kubernetes' own kinds need not.
 func (s strategy) AllowUnconditionalUpdate(context.Context) bool { return s.kind.Hooks.Builtin }
-
-func (s strategy) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set { return nil }
 
 // hasStatus says whether the status is written through its own endpoint only.
 func (s strategy) hasStatus(o *object.Object) bool {
@@ -113,9 +110,8 @@ func (s strategy) validate(ctx context.Context, o, old *object.Object) field.Err
 }
 
 // WarningsOnCreate are none: validation has given them.
+// Warnings come with validation.
 func (s strategy) WarningsOnCreate(context.Context, runtime.Object) []string { return nil }
-
-// WarningsOnUpdate are none: validation has given them.
 func (s strategy) WarningsOnUpdate(context.Context, runtime.Object, runtime.Object) []string {
 	return nil
 }

@@ -4,13 +4,13 @@ package review
 
 import (
 	"context"
-	"errors"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/endpoints/request"
@@ -78,9 +78,9 @@ func SelfSubjectAccessReview(z authorizer.Authorizer) rest.Storage {
 		sample: func() runtime.Object { return &authorizationv1.SelfSubjectAccessReview{} },
 		answer: func(ctx context.Context, u user.Info, obj runtime.Object) error {
 			review := obj.(*authorizationv1.SelfSubjectAccessReview)
-			attributes, err := attributesOf(review.Spec)
-			if err != nil {
-				return apierrors.NewBadRequest(err.Error())
+			attributes, fieldErr := attributesOf(review.Spec)
+			if fieldErr != nil {
+				return apierrors.NewInvalid(authorizationv1.SchemeGroupVersion.WithKind("SelfSubjectAccessReview").GroupKind(), "", field.ErrorList{fieldErr})
 			}
 			attributes.User = u
 			decision, reason, evalErr := z.Authorize(ctx, attributes)
@@ -97,10 +97,11 @@ func SelfSubjectAccessReview(z authorizer.Authorizer) rest.Storage {
 	}
 }
 
-func attributesOf(spec authorizationv1.SelfSubjectAccessReviewSpec) (authorizer.AttributesRecord, error) {
+func attributesOf(spec authorizationv1.SelfSubjectAccessReviewSpec) (authorizer.AttributesRecord, *field.Error) {
+	path := field.NewPath("spec")
 	switch {
 	case spec.ResourceAttributes != nil && spec.NonResourceAttributes != nil:
-		return authorizer.AttributesRecord{}, errors.New("spec.nonResourceAttributes: cannot be specified in combination with resourceAttributes")
+		return authorizer.AttributesRecord{}, field.Invalid(path.Child("nonResourceAttributes"), spec.NonResourceAttributes, "cannot be specified in combination with resourceAttributes")
 	case spec.ResourceAttributes != nil:
 		a := spec.ResourceAttributes
 		return authorizer.AttributesRecord{
@@ -110,7 +111,7 @@ func attributesOf(spec authorizationv1.SelfSubjectAccessReviewSpec) (authorizer.
 	case spec.NonResourceAttributes != nil:
 		return authorizer.AttributesRecord{Verb: spec.NonResourceAttributes.Verb, Path: spec.NonResourceAttributes.Path}, nil
 	}
-	return authorizer.AttributesRecord{}, errors.New("spec: exactly one of nonResourceAttributes or resourceAttributes must be specified")
+	return authorizer.AttributesRecord{}, field.Invalid(path, nil, "exactly one of nonResourceAttributes or resourceAttributes must be specified")
 }
 
 // SelfSubjectRulesReview answers all that the caller may do in a namespace.

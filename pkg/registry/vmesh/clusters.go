@@ -4,16 +4,19 @@ package vmesh
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/endpoints/request"
@@ -63,7 +66,14 @@ func NewClusters(backend *logical.Backend, url func(cluster string) string) *Clu
 
 // Hooks are what the kind VirtualCluster asks of it.
 func (c *Clusters) Hooks() kind.Hooks {
-	return kind.Hooks{Prepare: c.prepare, Validate: c.validate}
+	return kind.Hooks{Prepare: c.prepare, Validate: c.validate, ValidateName: validateName}
+}
+
+func validateName(name string, prefix bool) []string {
+	if name == logical.Root {
+		return []string{"this is the name of the endpoint that manages virtual clusters"}
+	}
+	return apivalidation.NameIsDNSLabel(name, prefix)
 }
 
 // Attach gives it the storages, before the first request.
@@ -272,9 +282,13 @@ func (c *Clusters) validate(ctx context.Context, o, _ *object.Object) ([]string,
 }
 
 // begin announces a write, so that two that claim the same cannot both pass validation.
-func (c *Clusters) begin(name string) genericregistry.FinishFunc {
+// alone is false when another write of the same virtual cluster is under way.
+func (c *Clusters) begin(name string) (finish genericregistry.FinishFunc, alone bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if _, writing := c.pending[name]; writing {
+		return nil, false
+	}
 	c.pending[name] = ownership.Claims{Cluster: name}
 	return func(_ context.Context, success bool) {
 		c.mu.Lock()
@@ -284,14 +298,19 @@ func (c *Clusters) begin(name string) genericregistry.FinishFunc {
 			c.claims = c.claims.With(claims)
 		}
 		delete(c.pending, name)
-	}
+	}, true
 }
 
 func (c *Clusters) beginUpdate(_ context.Context, obj, _ runtime.Object, options *metav1.UpdateOptions) (genericregistry.FinishFunc, error) {
 	if dryrun.IsDryRun(options.DryRun) {
 		return func(context.Context, bool) {}, nil
 	}
-	return c.begin(obj.(*object.Object).Name), nil
+	name := obj.(*object.Object).Name
+	finish, alone := c.begin(name)
+	if !alone {
+		return nil, apierrors.NewConflict(c.store.DefaultQualifiedResource, name, errors.New("another request is changing it"))
+	}
+	return finish, nil
 }
 
 // beginCreate sets the virtual cluster up before it can be seen, so that it is ready
@@ -302,32 +321,45 @@ func (c *Clusters) beginCreate(ctx context.Context, obj runtime.Object, options 
 		// Nothing is written, or validation is about to refuse it.
 		return func(context.Context, bool) {}, nil
 	}
-	if exists, _, err := c.State(ctx, o.Name); err != nil || exists {
-		return func(context.Context, bool) {}, err // etcd says that it exists already
-	}
 	vc, err := Decode(o)
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
-	if err := c.clear(ctx, o.Name); err != nil {
+	finish, alone := c.begin(o.Name)
+	if !alone {
+		// What the other sets up is not to be cleared away.
+		return nil, apierrors.NewConflict(c.store.DefaultQualifiedResource, o.Name, errors.New("another request is creating it"))
+	}
+	fresh := false // nothing was there when we began, so all that is there is ours
+	finishCreate := func(ctx context.Context, success bool) {
+		if fresh && !success {
+			if err := c.clear(context.WithoutCancel(ctx), o.Name); err != nil {
+				utilruntime.HandleErrorWithContext(ctx, err, "Removing what a virtual cluster was set up with", "virtualCluster", o.Name)
+			}
+		}
+		finish(ctx, success)
+	}
+	setUp := func() error {
+		exists, _, err := c.State(ctx, o.Name)
+		if err != nil || exists {
+			return err // etcd will say that it exists
+		}
+		fresh = true
+		if err := c.clear(ctx, o.Name); err != nil {
+			return err
+		}
+		for _, namespace := range c.systemNamespaces(ctx, vc) {
+			if err := c.createNamespace(ctx, o.Name, namespace); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := setUp(); err != nil {
+		finishCreate(ctx, false)
 		return nil, err
 	}
-	for _, namespace := range c.systemNamespaces(ctx, vc) {
-		if err := c.createNamespace(ctx, o.Name, namespace); err != nil {
-			return nil, err
-		}
-	}
-	finish := c.begin(o.Name)
-	return func(ctx context.Context, success bool) {
-		finish(ctx, success)
-		if success {
-			return
-		}
-		// Two may create the same name at once: what the other made stays.
-		if exists, _, err := c.State(ctx, o.Name); err == nil && !exists {
-			_ = c.clear(context.WithoutCancel(ctx), o.Name)
-		}
-	}, nil
+	return finishCreate, nil
 }
 
 // clear removes what an earlier virtual cluster of the name may have left behind, by a

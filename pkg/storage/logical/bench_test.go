@@ -269,6 +269,38 @@ func BenchmarkMemory(b *testing.B) {
 	}
 }
 
+// BenchmarkReady measures a start with 10 000 stored objects: etcd's, and from there
+// until the watch cache is warm.
+func BenchmarkReady(b *testing.B) {
+	dir := b.TempDir()
+	e := startEtcd(b, dir)
+	first := newTestBackend(b, BackendConfig{Client: e.Client()})
+	fill(b, openVirtualServices(b, first), 100, 100)
+	first.Close()
+	if err := e.Close(); err != nil {
+		b.Fatal(err)
+	}
+	var start, warm time.Duration
+	b.ResetTimer()
+	for b.Loop() {
+		begin := time.Now()
+		e := startEtcd(b, dir)
+		start += time.Since(begin)
+		begin = time.Now()
+		backend := newTestBackend(b, BackendConfig{Client: e.Client()})
+		openVirtualServices(b, backend)
+		warm += time.Since(begin)
+		b.StopTimer()
+		backend.Close()
+		if err := e.Close(); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(start.Milliseconds())/float64(b.N), "etcd-ms")
+	b.ReportMetric(float64(warm.Milliseconds())/float64(b.N), "warm-ms")
+}
+
 func BenchmarkCodec(b *testing.B) {
 	c := &codec{format: newObjects(virtualServices.GVK, virtualServices.ListGVK), namespaced: true}
 	vs := newVirtualService("shop", "vs-1")

@@ -10,7 +10,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/storage"
 )
@@ -57,7 +56,11 @@ func (s *store) watch(ctx context.Context, key string, opts storage.ListOptions)
 	asked := opts.SendInitialEvents != nil && *opts.SendInitialEvents
 	legacy := opts.SendInitialEvents == nil && requested == 0
 	if !asked && !legacy {
-		return s.cache.Watch(ctx, key, opts)
+		changes, err := s.cache.Watch(ctx, key, opts)
+		if err != nil {
+			return nil, err
+		}
+		return newBufferedWatch(ctx, nil, changes), nil
 	}
 	list := s.codec.newList()
 	listOpts := storage.ListOptions{ResourceVersion: opts.ResourceVersion, Predicate: opts.Predicate, Recursive: opts.Recursive}
@@ -81,9 +84,12 @@ func (s *store) watch(ctx context.Context, key string, opts storage.ListOptions)
 	if err != nil {
 		return nil, fmt.Errorf("listing %s: %w", s.resource, err)
 	}
-	var bookmark runtime.Object
+	initial := make([]watch.Event, 0, len(items)+1)
+	for _, item := range items {
+		initial = append(initial, watch.Event{Type: watch.Added, Object: item})
+	}
 	if asked && opts.Predicate.AllowWatchBookmarks {
-		bookmark = s.codec.newObject()
+		bookmark := s.codec.newObject()
 		m, err := meta.Accessor(bookmark)
 		if err != nil {
 			return nil, err
@@ -92,15 +98,14 @@ func (s *store) watch(ctx context.Context, key string, opts storage.ListOptions)
 		if err := storage.AnnotateInitialEventsEndBookmark(bookmark); err != nil {
 			return nil, err
 		}
+		initial = append(initial, watch.Event{Type: watch.Bookmark, Object: bookmark})
 	}
 	opts.SendInitialEvents, opts.ResourceVersion, opts.ResourceVersionMatch = nil, listMeta.GetResourceVersion(), ""
 	changes, err := s.cache.Watch(ctx, key, opts)
 	if err != nil {
 		return nil, err
 	}
-	w := &stateWatch{changes: changes, result: make(chan watch.Event, 10), stopped: make(chan struct{})}
-	go w.run(ctx, items, bookmark)
-	return w, nil
+	return newBufferedWatch(ctx, initial, changes), nil
 }
 
 // failedWatch tells a client why its watch does not begin, as upstream does for what
@@ -117,47 +122,68 @@ func failedWatch(err error) watch.Interface {
 	return watch.NewProxyWatcher(result)
 }
 
-// stateWatch is a watch that begins with a state.
-type stateWatch struct {
+// maxPending is how many changes a watch may be behind: as many as upstream allows a
+// watch that no index narrows.
+const maxPending = 1000
+
+// bufferedWatch is a watch with initial events, and with room for bursts. The watch
+// cache gives a watch that uses its index, which is here every one, room for ten
+// events; when that is full it delays all others for a while and then ends the watch.
+type bufferedWatch struct {
 	changes watch.Interface
+	pending []watch.Event
 	result  chan watch.Event
 
 	stopOnce sync.Once
 	stopped  chan struct{}
 }
 
-func (w *stateWatch) ResultChan() <-chan watch.Event { return w.result }
+func newBufferedWatch(ctx context.Context, initial []watch.Event, changes watch.Interface) *bufferedWatch {
+	w := &bufferedWatch{changes: changes, pending: initial, result: make(chan watch.Event, 10), stopped: make(chan struct{})}
+	go w.run(ctx)
+	return w
+}
 
-func (w *stateWatch) Stop() {
+func (w *bufferedWatch) ResultChan() <-chan watch.Event { return w.result }
+
+func (w *bufferedWatch) Stop() {
 	w.stopOnce.Do(func() {
 		close(w.stopped)
 		w.changes.Stop()
 	})
 }
 
-// run ends when the watch of the changes does, which Stop and the end of ctx bring about.
-func (w *stateWatch) run(ctx context.Context, items []runtime.Object, bookmark runtime.Object) {
+// run ends with ctx, by Stop, or when the changes have ended and all of them are told.
+func (w *bufferedWatch) run(ctx context.Context) {
 	defer close(w.result)
 	defer w.Stop()
-	send := func(e watch.Event) bool {
+	changes := w.changes.ResultChan()
+	room := len(w.pending) + maxPending
+	for changes != nil || len(w.pending) > 0 {
+		var next watch.Event
+		var in <-chan watch.Event
+		var out chan<- watch.Event
+		if len(w.pending) > 0 {
+			next, out = w.pending[0], w.result
+		}
+		if len(w.pending) < room {
+			in = changes
+		}
 		select {
-		case w.result <- e:
-			return true
+		case e, ok := <-in:
+			if ok {
+				w.pending = append(w.pending, e)
+			} else {
+				changes = nil
+			}
+		case out <- next:
+			w.pending[0] = watch.Event{} // it may be large
+			if w.pending = w.pending[1:]; len(w.pending) == 0 {
+				w.pending, room = nil, maxPending
+			}
 		case <-w.stopped:
-		case <-ctx.Done():
-		}
-		return false
-	}
-	for _, item := range items {
-		if !send(watch.Event{Type: watch.Added, Object: item}) {
 			return
-		}
-	}
-	if bookmark != nil && !send(watch.Event{Type: watch.Bookmark, Object: bookmark}) {
-		return
-	}
-	for e := range w.changes.ResultChan() {
-		if !send(e) {
+		case <-ctx.Done():
 			return
 		}
 	}

@@ -10,7 +10,6 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/storage"
 )
 
@@ -202,29 +201,41 @@ func TestAnInitialListKeepsTheOrderOfKeys(t *testing.T) {
 	}
 }
 
-func TestAWatchersFullBufferDoesNotHoldUpOthers(t *testing.T) {
+func TestAWatchKeepsABurstForASlowClient(t *testing.T) {
+	b := newTestBackend(t, BackendConfig{})
+	a := cluster{t: t, s: openResource(t, b, configMaps), r: configMaps, name: "a"}
+	w := a.watch("")
+	w.expect("SYNCED")
+	for i := range 500 { // nobody reads
+		a.create("default", fmt.Sprint("x", i), "")
+	}
+	for i := range 500 {
+		w.expect(fmt.Sprintf("ADDED a default/x%d ", i))
+	}
+}
+
+func TestAStuckWatchIsEndedAndHoldsUpNoOther(t *testing.T) {
 	b := newTestBackend(t, BackendConfig{})
 	s := openResource(t, b, configMaps)
 	a, other := cluster{t: t, s: s, r: configMaps, name: "a"}, cluster{t: t, s: s, r: configMaps, name: "b"}
 	stuck := a.watch("")
 	w := other.watch("")
 	w.expect("SYNCED")
-	for i := range 300 { // nobody reads stuck
-		a.create("default", fmt.Sprint("x", i), "")
+	a.create("default", "x", "")
+	for i := range 2 * maxPending { // nobody reads stuck
+		a.update("default", "x", fmt.Sprint(i))
 	}
 	other.create("default", "x", "")
 	w.expect("ADDED b default/x ")
-	// It was cut off, so that its client begins anew; it did not lose events silently.
-	n := 0
-	for e, _ := stuck.next(); e != "CLOSED"; e, _ = stuck.next() {
-		if strings.HasPrefix(e, string(watch.Added)) {
-			if want := fmt.Sprintf("ADDED a default/x%d ", n); e != want {
-				t.Fatalf("got %q, want %q", e, want)
-			}
-			n++
-		}
-		if n == 300 {
+	// Its client begins anew from where it ended: nothing was left out before.
+	stuck.expect("SYNCED", "ADDED a default/x ")
+	for i := 0; ; i++ {
+		got := stuck.change()
+		if got == "CLOSED" {
 			break
+		}
+		if want := fmt.Sprintf("MODIFIED a default/x %d", i); got != want {
+			t.Fatalf("got %q, want %q", got, want)
 		}
 	}
 }

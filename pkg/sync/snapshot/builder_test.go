@@ -342,14 +342,59 @@ func TestWhatCannotBeRenderedKeepsItsLastGoodForm(t *testing.T) {
 			f.waitFor(s, "0:n/a=1 0:n/b=1")
 			test.do(f)
 			f.wait(s, test.want+" and "+test.quarantined, func(s *Snapshot, err error) bool {
+				if err != nil {
+					return false
+				}
 				var quarantined []string
 				for _, q := range s.Quarantined {
 					quarantined = append(quarantined, fmt.Sprintf("%s %s/%s: %s", q.VirtualCluster, q.Namespace, q.Name, q.Message))
 				}
-				return err == nil && describe(s) == test.want && strings.Join(quarantined, ", ") == test.quarantined
+				return describe(s) == test.want && strings.Join(quarantined, ", ") == test.quarantined
 			})
 		})
 	}
+}
+
+func TestQuarantineFollowsTheObjects(t *testing.T) {
+	bad := func(name, text string) *object.Object { return testObject("c", "n", name, text) }
+	f := newFixture(t, testKinds(1))
+	f.start(map[string][]*object.Object{"meshes": {meshObject("m")}, "virtualclusters": {clusterObject("c", "m", 0, "*")}})
+	s := f.subscribe("m")
+	steps := []struct {
+		name string
+		do   func()
+		want string
+	}{
+		{"two are bad", func() {
+			f.kind(0).Changed(watch.Added, bad("b", "bad"), 2)
+			f.kind(0).Changed(watch.Added, bad("a", "bad"), 3)
+		}, "a: it is bad, b: it is bad"},
+		{"one is bad in another way", func() { f.kind(0).Changed(watch.Modified, bad("a", "panic"), 4) }, "a: rendering the object: it is very bad, b: it is bad"},
+		{"one is as bad as before", func() {
+			o := bad("a", "panic")
+			o.Labels = map[string]string{"a": "b"}
+			f.kind(0).Changed(watch.Modified, o, 5)
+			f.kind(0).Changed(watch.Added, bad("c", "bad"), 6)
+		}, "a: rendering the object: it is very bad, b: it is bad, c: it is bad"},
+		{"one is repaired", func() { f.kind(0).Changed(watch.Modified, text("c", "n", "a", "1"), 7) }, "b: it is bad, c: it is bad"},
+		{"one is deleted", func() { f.kind(0).Changed(watch.Deleted, bad("b", "bad"), 8) }, "c: it is bad"},
+		{"nothing is owned any more", func() { f.observers["virtualclusters"].Changed(watch.Modified, clusterObject("c", "m", 0), 9) }, ""},
+	}
+	for _, step := range steps {
+		step.do()
+		f.wait(s, step.name, func(s *Snapshot, err error) bool {
+			if err != nil {
+				return false
+			}
+			var got []string
+			for _, q := range s.Quarantined {
+				got = append(got, q.Name+": "+q.Message)
+			}
+			return strings.Join(got, ", ") == step.want
+		})
+	}
+	f.observers["meshes"].Replaced([]*object.Object{meshObject("other")}, 10)
+	f.wait(s, "no mesh", func(_ *Snapshot, err error) bool { return err == ErrNoMesh })
 }
 
 func TestAnUnreadableVirtualClusterKeepsItsClaims(t *testing.T) {
@@ -363,6 +408,11 @@ func TestAnUnreadableVirtualClusterKeepsItsClaims(t *testing.T) {
 	f.waitFor(s, "0:n/a=1")
 	placeholder := clusterObject("c", "m", 0)
 	placeholder.Annotations = map[string]string{QuarantinedAnnotation: "it was garbled"}
+	garbled := clusterObject("c", "m", 0)
+	if err := garbled.SetContent(map[string]any{"spec": map[string]any{"namespaces": "none"}}); err != nil {
+		t.Fatal(err)
+	}
+	f.observers["virtualclusters"].Changed(watch.Modified, garbled, 2)
 	f.observers["virtualclusters"].Changed(watch.Modified, placeholder, 2)
 	f.observers["virtualclusters"].Replaced([]*object.Object{placeholder}, 2)
 	f.kind(0).Changed(watch.Added, text("c", "n", "b", "1"), 3)

@@ -45,7 +45,7 @@ type Entry struct {
 }
 
 // Empty is a list without resources.
-var Empty = newList(nil, time.Time{})
+var Empty = &List{version: sum{}.String()}
 
 // Len is the number of resources.
 func (l *List) Len() int { return l.entries }
@@ -164,19 +164,6 @@ func (c *cursor) next() {
 	if c.at++; c.at == len(c.chunks[0].entries) {
 		c.chunks, c.at = c.chunks[1:], 0
 	}
-}
-
-func newList(chunks []*chunk, changed time.Time) *List {
-	l := &List{chunks: chunks, changed: changed}
-	for _, c := range chunks {
-		l.entries += len(c.entries)
-		l.bytes += len(c.data)
-		for i := range c.entries {
-			l.sum = l.sum.plus(c.entries[i].sum)
-		}
-	}
-	l.version = l.sum.String()
-	return l
 }
 
 // plus adds two numbers of 128 bits. A sum of hashes depends on the entries and not

@@ -22,9 +22,11 @@ type Case struct {
 	Name string `json:"name"`
 	// Steps are sent in order.
 	Steps []Step `json:"steps"`
-	// Differs says why the answers may differ; then only the status codes are compared.
-	Differs string `json:"differs,omitempty"`
 }
+
+// nextSecond, in place of a request, waits for the clock's next second: managed fields'
+// times are no finer.
+const nextSecond = "NEXT SECOND"
 
 // Step is one request.
 type Step struct {

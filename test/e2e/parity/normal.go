@@ -22,15 +22,29 @@ type answer struct {
 	Body        any      `json:"body,omitempty"`
 }
 
-func normalize(r *rawapi.Response) answer {
+// revisions numbers the resourceVersions of a case's objects in the order in which they
+// are seen, so that a write which must not happen shows.
+type revisions map[string]string
+
+func (r revisions) name(resourceVersion string) string {
+	if _, ok := r[resourceVersion]; !ok {
+		r[resourceVersion] = fmt.Sprintf("<revision %d>", len(r)+1)
+	}
+	return r[resourceVersion]
+}
+
+// An alpha format that vmesh speaks and the peer, by default, does not.
+var cborOffers = regexp.MustCompile(`,\s+application/(apply-patch\+)?cbor(-seq)?`)
+
+func normalize(r *rawapi.Response, seen revisions) answer {
 	a := answer{Status: r.Status, ContentType: r.Header.Get("Content-Type"), Warnings: r.Header.Values("Warning"), Allow: r.Header.Get("Allow")}
 	slices.Sort(a.Warnings)
 	switch {
 	case strings.HasPrefix(a.ContentType, "application/json"):
-		a.Body = normalizeJSON(r.Body)
+		a.Body = normalizeJSON(r.Body, seen)
 	case a.ContentType == "application/yaml":
 		if data, err := yaml.YAMLToJSON(r.Body); err == nil {
-			a.Body = normalizeJSON(data)
+			a.Body = normalizeJSON(data, seen)
 		}
 	default:
 		a.Body = string(r.Body)
@@ -39,7 +53,7 @@ func normalize(r *rawapi.Response) answer {
 }
 
 // normalizeJSON decodes a body; a watch's body is a list of its events.
-func normalizeJSON(data []byte) any {
+func normalizeJSON(data []byte, seen revisions) any {
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	var docs []any
 	for decoder.More() {
@@ -47,7 +61,7 @@ func normalizeJSON(data []byte) any {
 		if err := decoder.Decode(&doc); err != nil {
 			return fmt.Sprintf("broken JSON (%v): %s", err, data)
 		}
-		docs = append(docs, scrub(doc))
+		docs = append(docs, scrub(doc, seen))
 	}
 	if len(docs) == 1 {
 		return docs[0]
@@ -68,54 +82,78 @@ var (
 )
 
 // scrub replaces what differs between any two servers: times, uids, revisions, generated names.
-func scrub(v any) any {
+func scrub(v any, seen revisions) any {
 	switch v := v.(type) {
 	case map[string]any:
+		scrubItems(v)
 		for key, value := range v {
 			switch text, isText := value.(string); {
 			case key == "continue" && text == "":
 				delete(v, key) // lists of custom resources have it, those of Go types do not
-			case isText && text != "" && (key == "resourceVersion" || key == "continue"):
-				v[key] = "<" + key + ">"
-			case key == "details":
-				v[key] = scrubDetails(value)
+			case key == "continue":
+				v[key] = "<continue>"
+			case key == "resourceVersion" && isText && text != "" && v["uid"] != nil:
+				v[key] = seen.name(text)
+			case key == "resourceVersion" && isText && text != "":
+				v[key] = "<resourceVersion>"
 			default:
-				v[key] = scrub(value)
+				v[key] = scrub(value, seen)
 			}
 		}
-	case []any:
-		for i := range v {
-			v[i] = scrub(v[i])
+		if entries, ok := v["managedFields"].([]any); ok {
+			sortByText(entries) // else by time, whose order within a second is chance
 		}
-	case string:
-		switch {
-		case times.MatchString(v):
-			return "<time>"
-		case ages.MatchString(v):
-			return "<age>"
-		}
-		for _, r := range []struct {
-			pattern *regexp.Regexp
-			with    string
-		}{{uids, "<uid>"}, {record, "in record (<resourceVersion>)"}, {quoted, "Invalid value: <object>"}, {unchecked, "$1$2"}, {random, "-<random>"}} {
-			v = r.pattern.ReplaceAllString(v, r.with)
+		if causes, ok := v["causes"].([]any); ok {
+			causes = slices.DeleteFunc(causes, func(c any) bool { return strings.Contains(fmt.Sprint(c), "some validation rules were not checked") })
+			sortByText(causes)
+			v["causes"] = causes
 		}
 		return v
+	case []any:
+		for i := range v {
+			v[i] = scrub(v[i], seen)
+		}
+		return v
+	case string:
+		return scrubText(v)
 	}
 	return v
 }
 
-// scrubDetails also sorts causes, whose order a map decides.
-func scrubDetails(v any) any {
-	v = scrub(v)
-	if m, ok := v.(map[string]any); ok {
-		if causes, ok := m["causes"].([]any); ok {
-			causes = slices.DeleteFunc(causes, func(c any) bool { return strings.Contains(fmt.Sprint(c), "some validation rules were not checked") })
-			m["causes"] = causes
-			slices.SortFunc(causes, func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+// scrubItems takes from a list's items the type that the list has told already: lists of
+// Go types do not repeat it.
+func scrubItems(list map[string]any) {
+	kind, _ := list["kind"].(string)
+	items, _ := list["items"].([]any)
+	for _, item := range items {
+		if o, ok := item.(map[string]any); ok && o["kind"] == strings.TrimSuffix(kind, "List") && o["apiVersion"] == list["apiVersion"] {
+			delete(o, "kind")
+			delete(o, "apiVersion")
 		}
 	}
-	return v
+}
+
+func scrubText(s string) string {
+	switch {
+	case times.MatchString(s):
+		return "<time>"
+	case ages.MatchString(s):
+		return "<age>"
+	}
+	for _, r := range []struct {
+		pattern *regexp.Regexp
+		with    string
+	}{
+		{uids, "<uid>"}, {record, "in record (<resourceVersion>)"}, {quoted, "Invalid value: <object>"}, {unchecked, "$1$2"},
+		{cborOffers, ""}, {random, "-<random>"},
+	} {
+		s = r.pattern.ReplaceAllString(s, r.with)
+	}
+	return s
+}
+
+func sortByText(list []any) {
+	slices.SortFunc(list, func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
 }
 
 // render shows an answer for a diff.

@@ -16,9 +16,6 @@ import (
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="URL",type=string,priority=1,JSONPath=`.status.url`
-// +kubebuilder:validation:XValidation:rule="self.metadata.name.size() <= 63",message="the name must be a DNS label: at most 63 characters"
-// +kubebuilder:validation:XValidation:rule="self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="the name must be a DNS label: lower-case letters, digits and -, without dots"
-// +kubebuilder:validation:XValidation:rule="self.metadata.name != 'root'",message="root is the name of the endpoint that manages virtual clusters"
 type VirtualCluster struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
