@@ -13,10 +13,10 @@ func (b *bench) apply(ctx context.Context, targets []*target) error {
 		if err := each(targets, func(t *target) error {
 			var creates, changes load
 			cpu, err := t.during(func() (err error) {
-				if creates, err = b.applyAll(ctx, t, round*batch, batch, 0, nil); err != nil {
+				if creates, err = applyAll(ctx, t, round*batch, batch, 0, nil); err != nil {
 					return err
 				}
-				changes, err = b.applyAll(ctx, t, round*batch, batch, 1, nil)
+				changes, err = applyAll(ctx, t, round*batch, batch, 1, nil)
 				return err
 			})
 			if err != nil {
@@ -35,7 +35,7 @@ func (b *bench) apply(ctx context.Context, targets []*target) error {
 	return nil
 }
 
-func (b *bench) applyAll(ctx context.Context, t *target, first, n, revision int, stop <-chan struct{}) (load, error) {
+func applyAll(ctx context.Context, t *target, first, n, revision int, stop <-chan struct{}) (load, error) {
 	return drive(ctx, 16, n, stop, func(ctx context.Context, i int) error {
 		v := virtualService{"applied", first + i}
 		_, err := t.client.size(ctx, request{

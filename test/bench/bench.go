@@ -15,6 +15,7 @@ type bench struct {
 	only    map[int]bool // nil for all
 	dir     string
 	begun   time.Time
+	machine string
 	results results
 
 	vmeshBinary, apiserverBinary, etcdBinary string

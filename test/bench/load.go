@@ -34,7 +34,7 @@ func (b *bench) load(ctx context.Context, targets []*target) error {
 
 	total, first := b.scaled(10000), b.scaled(1000)
 	if err := each(targets, func(t *target) error {
-		_, err := b.create(ctx, t, 16, 0, first)
+		_, err := create(ctx, t, 16, 0, first)
 		return err
 	}); err != nil {
 		return err
@@ -72,9 +72,9 @@ func (b *bench) load(ctx context.Context, targets []*target) error {
 		return err
 	}
 	return each(targets, func(t *target) error {
-		each := func(u use) float64 { return u.since(before[t]).total() * 1024 / float64(total) }
-		b.put("anon.object", t, each(settled[t]))
-		b.put("anon.object.gc", t, each(collected[t]))
+		share := func(u use) float64 { return u.since(before[t]).total() * 1024 / float64(total) }
+		b.put("anon.object", t, share(settled[t]))
+		b.put("anon.object.gc", t, share(collected[t]))
 		return nil
 	})
 }
@@ -95,7 +95,7 @@ func (b *bench) anonAfter(ctx context.Context, targets []*target, into map[*targ
 }
 
 // create creates objects first to last-1 of the load.
-func (b *bench) create(ctx context.Context, t *target, clients, first, last int) (load, error) {
+func create(ctx context.Context, t *target, clients, first, last int) (load, error) {
 	bodies := make([]request, last-first)
 	for i := range bodies {
 		v := virtualService{"route", first + i}
@@ -119,7 +119,7 @@ func (b *bench) createRest(ctx context.Context, targets []*target, first, last i
 			if err := each(targets, func(t *target) error {
 				var done load
 				cpu, err := t.during(func() (err error) {
-					done, err = b.create(ctx, t, clients, from, to)
+					done, err = create(ctx, t, clients, from, to)
 					return err
 				})
 				if err != nil || !b.want(7, 8) {
@@ -147,7 +147,7 @@ func (b *bench) rawPuts(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer etcd.Kill()
+	defer func() { _ = etcd.Kill() }() // its data goes with it
 	clients := make([]*clientv3.Client, connections)
 	for i := range clients {
 		if clients[i], err = clientv3.New(clientv3.Config{Endpoints: []string{etcd.URL}, DialTimeout: 5 * time.Second}); err != nil {

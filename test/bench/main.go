@@ -65,21 +65,22 @@ func run(ctx context.Context, o options) (err error) {
 	} else {
 		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	}
-	b := &bench{options: o, only: only, dir: dir, begun: time.Now(), results: results{}}
+	b := &bench{options: o, only: only, dir: dir, begun: time.Now(), machine: describeMachine(), results: results{}}
 	// What was measured before a failure is worth having.
 	err = b.run(ctx)
 	return errors.Join(err, b.report())
 }
 
 func (b *bench) report() error {
+	table := b.machine + "\n\n" + b.results.markdown()
 	if b.options.out != "" {
-		if err := os.WriteFile(b.options.out, []byte(b.results.markdown()), 0o644); err != nil {
+		if err := os.WriteFile(b.options.out, []byte(table), 0o644); err != nil {
 			return err
 		}
 	}
 	if b.options.json {
 		return b.results.writeJSON(os.Stdout)
 	}
-	_, err := fmt.Print(b.results.markdown())
+	_, err := fmt.Print(table)
 	return err
 }

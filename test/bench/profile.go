@@ -26,9 +26,9 @@ func (b *bench) profile(ctx context.Context, targets []*target) error {
 	}{
 		{7, "create", profileCreate},
 		{6, "list", profileList},
-		{9, "apply", b.profileApply},
+		{9, "apply", profileApply},
 		{10, "watch", profileWatch},
-		{12, "push", b.profilePush},
+		{12, "push", profilePush},
 	} {
 		if !b.want(p.row) {
 			continue
@@ -104,14 +104,14 @@ func profileList(ctx context.Context, t *target, stop <-chan struct{}) error {
 	return err
 }
 
-func (b *bench) profileApply(ctx context.Context, t *target, stop <-chan struct{}) error {
+func profileApply(ctx context.Context, t *target, stop <-chan struct{}) error {
 	for revision := 2; ; revision++ {
 		select {
 		case <-stop:
 			return nil
 		default:
 		}
-		if _, err := b.applyAll(ctx, t, 0, 500, revision, stop); err != nil {
+		if _, err := applyAll(ctx, t, 0, 500, revision, stop); err != nil {
 			return err
 		}
 	}
@@ -121,8 +121,8 @@ func profileWatch(ctx context.Context, t *target, _ <-chan struct{}) error {
 	return newWatching(t, updatesASecond).run(ctx, profileSeconds*updatesASecond)
 }
 
-func (b *bench) profilePush(ctx context.Context, t *target, stop <-chan struct{}) error {
-	change, err := b.changes(ctx, t)
+func profilePush(ctx context.Context, t *target, stop <-chan struct{}) error {
+	change, err := changes(ctx, t)
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ func (b *bench) push(ctx context.Context, t *target, count int) error {
 	if count < b.scaled(10000) {
 		id = "push.1000"
 	}
-	change, err := b.changes(ctx, t)
+	change, err := changes(ctx, t)
 	if err != nil {
 		return err
 	}
@@ -41,7 +41,7 @@ func (b *bench) push(ctx context.Context, t *target, count int) error {
 }
 
 // changes returns a function that changes one object.
-func (b *bench) changes(ctx context.Context, t *target) (func() error, error) {
+func changes(ctx context.Context, t *target) (func() error, error) {
 	w := newWatching(t, 1)
 	versions, err := w.reset(ctx)
 	revision := 0

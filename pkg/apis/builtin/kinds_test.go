@@ -371,3 +371,12 @@ func TestDefinitionsAreShownAsAccepted(t *testing.T) {
 		t.Errorf("the UID is %q, then %q", first[1].UID, again[0].UID)
 	}
 }
+
+// istiod makes its secret with keys that have no value yet.
+func TestAKeyMayHaveNoBytes(t *testing.T) {
+	k := find(t, "secrets")
+	o := read(t, k, `{apiVersion: v1, kind: Secret, metadata: {name: a, namespace: b}, data: {cert.pem: "", key.pem: MQ==}}`)
+	if errs := write(t, k, o, nil); len(errs) > 0 {
+		t.Error(errs)
+	}
+}

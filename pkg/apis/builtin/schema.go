@@ -89,6 +89,10 @@ func (w *writer) writeSchema(s *spec.Schema, model string, lenient bool) (*apiex
 	if len(s.Type) > 0 {
 		out.Type = s.Type[0]
 	}
+	if out.Format == "byte" {
+		// The Go type has read the bytes already; the format would refuse to have none.
+		out.Format = ""
+	}
 	if s.Items != nil {
 		items, err := w.writeSchema(s.Items.Schema, "", lenient)
 		if err != nil {

@@ -323,7 +323,7 @@ func (c *Clusters) beginCreate(ctx context.Context, obj runtime.Object, options 
 	}
 	vc, err := Decode(o)
 	if err != nil {
-		return nil, apierrors.NewBadRequest(err.Error())
+		return func(context.Context, bool) {}, nil // validation names the field
 	}
 	finish, alone := c.begin(o.Name)
 	if !alone {

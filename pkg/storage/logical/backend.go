@@ -79,6 +79,9 @@ type Backend struct {
 	mu     sync.Mutex
 	closed bool
 	stores map[schema.GroupResource]*store
+	// stored are the resources that etcd had at a time.
+	stored   []schema.GroupResource
+	storedAt time.Time
 }
 
 // NewBackend starts what all resources share.
@@ -231,8 +234,8 @@ func (b *Backend) WaitReady(ctx context.Context) error {
 	return nil
 }
 
-// Close stops all watch caches and waits for them. Storages and observers fail from
-// then on. It may be called more than once.
+// Close stops all watch caches and waits for them. Watches end, and observers with
+// ErrClosed. It may be called more than once.
 func (b *Backend) Close() {
 	b.mu.Lock()
 	stores := b.stores

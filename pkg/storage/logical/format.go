@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"unique"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -166,7 +167,7 @@ func (c *codec) Decode(data []byte, _ *schema.GroupVersionKind, into runtime.Obj
 	if err != nil {
 		c.quarantine(into, cluster, namespace, name, err.Error())
 	} else {
-		c.stamp(into, cluster)
+		c.stamp(into, unique.Make(cluster).Value()) // one string for all objects of a cluster
 	}
 	return into, &gvk, nil
 }

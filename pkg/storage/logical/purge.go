@@ -3,8 +3,10 @@ package logical
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -13,17 +15,23 @@ import (
 const (
 	purgePage    = 500
 	purgeWorkers = 16
+	storedFor    = time.Minute
 )
 
 // Count counts the objects of a virtual cluster by resource, those of resources that
-// are not open included; resources without objects are left out. It costs a few
-// lookups in etcd's index for each resource, whatever the number of objects.
+// are not open included, unless another process has begun to store them within the
+// last minute; resources without objects are left out. It costs one lookup in etcd's
+// index for each resource.
 func (b *Backend) Count(ctx context.Context, cluster string) (map[schema.GroupResource]int64, error) {
-	if err := ValidName(cluster); err != nil {
+	resources, err := b.knownResources(ctx)
+	if err != nil {
 		return nil, err
 	}
-	resources, err := b.resources(ctx)
-	if err != nil {
+	return b.count(ctx, cluster, resources)
+}
+
+func (b *Backend) count(ctx context.Context, cluster string, resources []schema.GroupResource) (map[schema.GroupResource]int64, error) {
+	if err := ValidName(cluster); err != nil {
 		return nil, err
 	}
 	counts := map[schema.GroupResource]int64{}
@@ -47,7 +55,11 @@ func (b *Backend) Count(ctx context.Context, cluster string) (map[schema.GroupRe
 // Every object is removed in a revision of its own: a watch that is resumed from a
 // revision that removed several would miss those it had not been told of.
 func (b *Backend) Purge(ctx context.Context, cluster string, progress func(removed, total int)) error {
-	counts, err := b.Count(ctx, cluster)
+	resources, err := b.resources(ctx)
+	if err != nil {
+		return err
+	}
+	counts, err := b.count(ctx, cluster, resources)
 	if err != nil {
 		return err
 	}
@@ -110,6 +122,31 @@ func (b *Backend) remove(ctx context.Context, keys []string) error {
 
 func (b *Backend) clusterPrefix(gr schema.GroupResource, cluster string) string {
 	return b.config.Prefix + ResourcePrefix(gr) + "/" + cluster + "/"
+}
+
+// knownResources are those that are open, and those that etcd had a while ago.
+func (b *Backend) knownResources(ctx context.Context) ([]schema.GroupResource, error) {
+	b.mu.Lock()
+	stored, at := b.stored, b.storedAt
+	b.mu.Unlock()
+	if time.Since(at) > storedFor {
+		var err error
+		if stored, err = b.resources(ctx); err != nil {
+			return nil, err
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if time.Since(at) > storedFor {
+		b.stored, b.storedAt = stored, time.Now()
+	}
+	known := slices.Clone(stored)
+	for gr := range b.stores {
+		if !slices.Contains(stored, gr) {
+			known = append(known, gr)
+		}
+	}
+	return known, nil
 }
 
 // resources finds all resources that have objects, by going from one's first key to

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/cacher"
+	"k8s.io/apiserver/pkg/storage/cacher/delegator"
 	"k8s.io/apiserver/pkg/storage/etcd3"
 	"k8s.io/apiserver/pkg/storage/value"
 	"k8s.io/utils/clock"
@@ -196,7 +197,8 @@ func (s *store) GetList(ctx context.Context, key string, opts storage.ListOption
 	if _, err := s.check(ctx, key); err != nil {
 		return err
 	}
-	if opts.ResourceVersion != "" || opts.ResourceVersionMatch != "" || opts.Predicate.Continue != "" {
+	consistent := opts.ResourceVersion == "" && opts.ResourceVersionMatch == "" && opts.Predicate.Continue == ""
+	if !consistent || !delegator.ConsistentReadSupported() {
 		return s.cache.GetList(ctx, key, opts, list)
 	}
 	return s.getConsistentList(ctx, key, opts, list)

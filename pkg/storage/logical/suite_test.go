@@ -45,6 +45,8 @@ import (
 //     its key's, which is refused here.
 //   - RunTestKeySchema: creates objects under keys that are no object's (TestKeys...).
 //   - RunOptionalTestProgressNotify: upstream does not run it on its watch cache either.
+//   - RunTestWatchFromZero skips its end, which reaches into the watch cache
+//     (TestAWatchThatCannotBeginSaysWhy).
 //   - RunTestStats: about estimated sizes, which are switched off (feed).
 const suiteCluster = "suite"
 

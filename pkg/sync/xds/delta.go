@@ -76,9 +76,7 @@ func (delta) subscribe(w *interest, r *request, isNew bool) (answer bool, err er
 		}
 		// What was asked for by name as well goes on from where the list is.
 		for name := range d.named {
-			if _, asked := d.asked[name]; !asked {
-				d.named[name] = d.versionAt(w.list, name)
-			}
+			d.named[name] = d.versionAt(w.list, name)
 		}
 		d.all, d.initial = false, nil
 	}

@@ -2,6 +2,7 @@ package xds
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -97,6 +98,26 @@ func TestChangesBeforeAnAcknowledgementBecomeOneResponse(t *testing.T) {
 	c.expect(gateways, "n/g=1")
 	c.ack(unanswered)
 	c.expect(virtualServices, "n/a=100")
+}
+
+func TestAChangeThatIsTakenBackIsNotPushed(t *testing.T) {
+	w := newWorld(t, textKinds(), Options{}).start(map[string][]*object.Object{"virtualservices": textObjects("n/a=1")})
+	c := w.sotw()
+	c.ask(virtualServices, gateways)
+	unanswered := c.receive()
+	c.expect(gateways, "")
+	w.set("n/a", "2")
+	eventually(t, "the change", func() bool { return w.builder.Snapshots()[0].Lists[0].Version() != unanswered.VersionInfo })
+	w.set("n/a", "1")
+	eventually(t, "the change back", func() bool { return w.builder.Snapshots()[0].Lists[0].Version() == unanswered.VersionInfo })
+	c.ack(unanswered)
+	eventually(t, "the acknowledgement", func() bool {
+		return slices.ContainsFunc(w.server.ControlPlanes("default")[0].Kinds, func(k v1alpha1.ControlPlaneKindStatus) bool {
+			return k.TypeURL == virtualServices && k.AckedVersion == unanswered.VersionInfo
+		})
+	})
+	w.change("gateways", watch.Added, textObject("c", "n/g", "1"))
+	c.expect(gateways, "n/g=1")
 }
 
 func TestAnAcknowledgementIsNotWaitedForForever(t *testing.T) {

@@ -1,0 +1,89 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+)
+
+// event is a watch event as it is on the wire.
+type event struct {
+	Type   string
+	Object struct {
+		Kind     string
+		Code     int
+		Reason   string
+		Message  string
+		Metadata metav1.ObjectMeta
+	}
+}
+
+// watchRaw begins a watch of a path, from now on, and ends it with the test.
+func watchRaw(t *testing.T, config *rest.Config, path string) <-chan event {
+	t.Helper()
+	separator := "?"
+	if strings.Contains(path, "?") {
+		separator = "&"
+	}
+	list := mustDo(t, rawClient(t, config), http.MethodGet, path, "")
+	return watchFrom(t, config, path+separator+"watch=true&resourceVersion="+list.Text("metadata", "resourceVersion"))
+}
+
+// watchFrom begins a watch as a path with a query asks for it.
+func watchFrom(t *testing.T, config *rest.Config, path string) <-chan event {
+	t.Helper()
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, config.Host+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := make(chan event, 1000)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer close(events)
+		for decoder := json.NewDecoder(resp.Body); ; {
+			var e event
+			if decoder.Decode(&e) != nil {
+				return // the test is over, or the watch is
+			}
+			events <- e
+		}
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+		resp.Body.Close()
+		client.CloseIdleConnections()
+	})
+	return events
+}
+
+// next waits for an event.
+func next(t *testing.T, events <-chan event) event {
+	t.Helper()
+	select {
+	case e, open := <-events:
+		if !open {
+			t.Fatal("the watch ended")
+		}
+		return e
+	case <-time.After(30 * time.Second):
+		t.Fatal("no event")
+	}
+	panic("unreachable")
+}
