@@ -114,8 +114,9 @@ func (s *Server) assemble(creds *credentials) error {
 			return err
 		}
 	}
-	events := stores[schema.GroupResource{Resource: "events"}]
-	events.TTLFunc = eventTTL
+	for _, group := range []string{"", "events.k8s.io"} {
+		stores[schema.GroupResource{Group: group, Resource: "events"}].TTLFunc = eventTTL
+	}
 	namespaces := stores[schema.GroupResource{Resource: "namespaces"}]
 	namespaceREST, finalizeREST := namespace.NewREST(namespaces)
 	clusterStore, meshStore := stores[virtualClusters.GroupResource()], stores[meshes.GroupResource()]

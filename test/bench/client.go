@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,6 +27,8 @@ type client struct {
 	tls  *tls.Config
 	http []*http.Client // each has a connection of its own
 	next atomic.Uint32
+	// buffers are for reading what nobody keeps; *[]byte
+	buffers sync.Pool
 }
 
 func newClient(kubeconfig string) (*client, error) {
@@ -38,6 +41,10 @@ func newClient(kubeconfig string) (*client, error) {
 		return nil, err
 	}
 	c := &client{url: strings.TrimSuffix(config.Host, "/"), tls: tlsConfig}
+	c.buffers.New = func() any {
+		b := make([]byte, 128<<10)
+		return &b
+	}
 	for range connections {
 		c.http = append(c.http, c.connection())
 	}
@@ -128,7 +135,9 @@ func (c *client) size(ctx context.Context, r request) (int64, error) {
 		return 0, err
 	}
 	defer body.Close()
-	return io.CopyBuffer(struct{ io.Writer }{io.Discard}, body, make([]byte, 256<<10))
+	buffer := c.buffers.Get().(*[]byte)
+	defer c.buffers.Put(buffer)
+	return io.CopyBuffer(struct{ io.Writer }{io.Discard}, body, *buffer)
 }
 
 func (c *client) shared() *http.Client { return c.http[int(c.next.Add(1))%len(c.http)] }

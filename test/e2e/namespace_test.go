@@ -109,7 +109,14 @@ func TestANamespaceWaitsForItsOwnFinalizers(t *testing.T) {
 	now := mustDo(t, tenant.raw, http.MethodGet, path, "")
 	mustDo(t, tenant.raw, http.MethodPut, path+"/finalize", fmt.Sprintf(
 		`{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"shop","resourceVersion":%q},"spec":{"finalizers":[]}}`, now.Text("metadata", "resourceVersion")))
-	mustDo(t, tenant.raw, http.MethodGet, path, "") // its own finalizer still holds it
+	for i := range 20 {
+		// Whoever empties namespaces looks at each change, and has nothing to do any more.
+		mustDo(t, tenant.raw, http.MethodPatch, path, fmt.Sprintf(`{"metadata":{"labels":{"seen":"%d"}}}`, i))
+	}
+	held := mustDo(t, tenant.raw, http.MethodGet, path, "")
+	if got := fmt.Sprint(held.Field("metadata", "finalizers"), held.Field("metadata", "labels")); got != "[example.com/hold] map[kubernetes.io/metadata.name:shop seen:19]" {
+		t.Errorf("finalizers and labels are %s", got)
+	}
 	mustDo(t, tenant.raw, http.MethodPatch, path, `{"metadata":{"finalizers":null}}`)
 	eventually(t, func() error {
 		if response := do(t, tenant.raw, http.MethodGet, path, ""); response.Status != 404 {

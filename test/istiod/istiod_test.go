@@ -63,6 +63,12 @@ func startMesh(ctx context.Context, t *testing.T) *mesh {
 	})
 	must(err)
 	stop(m.istiod.Stop)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("istiod's last words:\n%s", tail(m.istiod.LogFile()))
+			t.Logf("vmesh's last words:\n%s", tail(m.vmesh.LogFile()))
+		}
+	})
 	m.client, err = traffic.Dial(m.istiod.GRPCAddress, traffic.Target)
 	must(err)
 	stop(func(context.Context) error { return m.client.Close() })
@@ -73,20 +79,32 @@ func startMesh(ctx context.Context, t *testing.T) *mesh {
 	return m
 }
 
+func tail(file string) string {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return err.Error()
+	}
+	return string(data[max(0, len(data)-8<<10):])
+}
+
 // eventually waits until check has nothing to say, or the context ends.
 func eventually(ctx context.Context, t *testing.T, what string, check func() error) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
+	var last error
 	for {
 		err := check()
 		if err == nil {
 			return
 		}
+		if ctx.Err() == nil {
+			last = err // and not that the time is over
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			t.Fatalf("waiting until %s: %v", what, err)
+			t.Fatalf("waiting until %s: %v", what, last)
 		}
 	}
 }
@@ -166,7 +184,7 @@ func TestIstiodShowsWhatWasApplied(t *testing.T) {
 		}
 		return nil
 	})
-	if _, err := harness.Kubectl(ctx, m.kubeconfig, string(manifests), "delete", "--wait=false", "-f", "-"); err != nil {
+	if _, err := harness.Kubectl(ctx, m.kubeconfig, string(manifests), "delete", "--wait=false", "--ignore-not-found", "-f", "-"); err != nil {
 		t.Fatal(err)
 	}
 	eventually(ctx, t, "istiod has none of them any more", func() error {

@@ -46,13 +46,13 @@ func TestNothingIsLostWhenVmeshIsKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	entries := client.Resource(schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "serviceentries"}).Namespace("demo")
+	rules := client.Resource(schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "destinationrules"}).Namespace("demo")
 
 	load, stopLoad := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	log := &written{acknowledged: map[string]int{}, asked: map[string]int{}}
 	for w := range writers {
-		wg.Go(func() { log.write(load, entries, w) })
+		wg.Go(func() { log.write(load, rules, w) })
 	}
 	var calls int
 	var callErr, configErr error
@@ -80,7 +80,7 @@ func TestNothingIsLostWhenVmeshIsKilled(t *testing.T) {
 		t.Error(configErr)
 	}
 
-	list, err := entries.List(ctx, metav1.ListOptions{LabelSelector: "probe=kill"})
+	list, err := rules.List(ctx, metav1.ListOptions{LabelSelector: "probe=kill"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func TestNothingIsLostWhenVmeshIsKilled(t *testing.T) {
 		}
 	}
 	// istiod comes to have all of it, whatever it missed.
-	settled, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	settled, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	eventually(settled, t, "istiod has what is stored", func() error {
 		shown, err := m.istiod.Configz(settled)
@@ -120,7 +120,7 @@ func TestNothingIsLostWhenVmeshIsKilled(t *testing.T) {
 }
 
 // write creates objects, then raises their values, until ctx ends.
-func (w *written) write(ctx context.Context, entries dynamic.ResourceInterface, writer int) {
+func (w *written) write(ctx context.Context, rules dynamic.ResourceInterface, writer int) {
 	for n := 0; ctx.Err() == nil; n++ {
 		name := fmt.Sprintf("kill-%d-%d", writer, n%keys)
 		w.mu.Lock()
@@ -130,12 +130,12 @@ func (w *written) write(ctx context.Context, entries dynamic.ResourceInterface, 
 		w.mu.Unlock()
 
 		o := &unstructured.Unstructured{Object: map[string]any{
-			"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
+			"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule",
 			"metadata": map[string]any{"name": name, "labels": map[string]any{"probe": "kill"}, "annotations": map[string]any{"value": strconv.Itoa(value)}},
-			"spec":     map[string]any{"hosts": []any{name + ".example"}, "resolution": "DNS", "ports": []any{map[string]any{"number": int64(80), "name": "http", "protocol": "HTTP"}}},
+			"spec":     map[string]any{"host": name + ".example"},
 		}}
 		// Server-side apply creates and replaces: a repetition after a lost answer does no harm.
-		_, err := entries.Apply(ctx, name, o, metav1.ApplyOptions{FieldManager: "writer", Force: true})
+		_, err := rules.Apply(ctx, name, o, metav1.ApplyOptions{FieldManager: "writer", Force: true})
 		switch {
 		case err == nil:
 			w.mu.Lock()

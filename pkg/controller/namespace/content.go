@@ -206,7 +206,7 @@ func (c *Content) update(ctx context.Context, updater rest.Updater, name string,
 			return nil, err
 		}
 		if !change(&ns) {
-			return o, nil
+			return o.DeepCopy(), nil
 		}
 		return object.From(&ns, o.GroupVersionKind())
 	}), rest.ValidateAllObjectFunc, rest.ValidateAllObjectUpdateFunc, false, &metav1.UpdateOptions{})

@@ -169,6 +169,9 @@ type finalizeStrategy struct{ rest.RESTUpdateStrategy }
 
 func (s finalizeStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
 	o, was := obj.(*object.Object), old.(*object.Object)
+	if o == was {
+		return // copying an object into itself would lose what is copied
+	}
 	wanted, wantedErr := o.Content()
 	content, err := was.Content()
 	managed := o.ManagedFields

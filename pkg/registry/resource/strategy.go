@@ -124,6 +124,9 @@ type statusStrategy struct{ strategy }
 
 func (s statusStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
 	o, was := obj.(*object.Object), old.(*object.Object)
+	if o == was {
+		return // copying an object into itself would lose what is copied
+	}
 	status, has := member(o, "status")
 	managed, version := o.ManagedFields, o.APIVersion
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"strings"
 	"sync"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
@@ -57,7 +58,7 @@ func renderAll(kind *Kind, todo map[string]pending) (changes []change, failures 
 				failures = map[string]v1alpha1.QuarantinedResource{}
 			}
 			failures[c.key] = v1alpha1.QuarantinedResource{
-				VirtualCluster: o.Cluster(), Kind: kind.Name, Namespace: o.Namespace, Name: o.Name, Message: errs[i].Error(),
+				VirtualCluster: o.Cluster(), Kind: kind.Name, Namespace: o.Namespace, Name: o.Name, Message: shorten(errs[i].Error()),
 			}
 			if todo[c.key].removed {
 				done = append(done, c)
@@ -65,6 +66,15 @@ func renderAll(kind *Kind, todo map[string]pending) (changes []change, failures 
 		}
 	}
 	return done, failures, count
+}
+
+// shorten bounds a text that goes into the status of a mesh.
+func shorten(text string) string {
+	const enough = 512
+	if len(text) > enough {
+		text = text[:enough] + "..."
+	}
+	return strings.ToValidUTF8(text, "?")
 }
 
 // renderOne uses the memory of scratch and returns what became of it.

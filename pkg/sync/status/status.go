@@ -45,8 +45,9 @@ const (
 	// Memory is for how long a control plane that has gone is still told of.
 	Memory = time.Hour
 
-	maxGone        = 100
-	maxQuarantined = 100
+	// What is told in detail is bounded, for a status is stored as one value.
+	maxControlPlanes = 100
+	maxQuarantined   = 100
 )
 
 // Reporter keeps the status of all meshes up to date.
@@ -160,7 +161,7 @@ func (m *report) forget(now time.Time) {
 		return cmp.Or(m.gone[b].Compare(m.gone[a]), cmp.Compare(a, b))
 	})
 	for i, id := range byAge {
-		if i >= maxGone || now.Sub(m.gone[id]) >= Memory {
+		if i >= maxControlPlanes || now.Sub(m.gone[id]) >= Memory {
 			delete(m.known, id)
 			delete(m.gone, id)
 		}
@@ -178,18 +179,28 @@ func (m *report) adopt(stored []v1alpha1.ControlPlaneStatus, now time.Time) {
 	m.forget(now)
 }
 
-// status is what is to be written, but for the conditions.
+// status is what is to be written, but for the conditions. Of too many control
+// planes it leaves out those that have gone first.
 func (m *report) status(s *snapshot.Snapshot) *v1alpha1.MeshStatus {
-	status := &v1alpha1.MeshStatus{
+	told := slices.SortedFunc(maps.Values(m.known), func(a, b v1alpha1.ControlPlaneStatus) int {
+		switch {
+		case a.Connected == b.Connected:
+			return cmp.Compare(a.ID, b.ID)
+		case a.Connected:
+			return -1
+		default:
+			return 1
+		}
+	})
+	told = told[:min(len(told), maxControlPlanes)]
+	slices.SortFunc(told, func(a, b v1alpha1.ControlPlaneStatus) int { return cmp.Compare(a.ID, b.ID) })
+	return &v1alpha1.MeshStatus{
 		VirtualClusters: int32(s.VirtualClusters),
 		Resources:       int32(s.Resources()),
 		Connected:       int32(len(m.known) - len(m.gone)),
-		ControlPlanes: slices.SortedFunc(maps.Values(m.known), func(a, b v1alpha1.ControlPlaneStatus) int {
-			return cmp.Compare(a.ID, b.ID)
-		}),
-		Quarantined: s.Quarantined[:min(len(s.Quarantined), maxQuarantined)],
+		ControlPlanes:   told,
+		Quarantined:     s.Quarantined[:min(len(s.Quarantined), maxQuarantined)],
 	}
-	return status
 }
 
 func ready(s *snapshot.Snapshot) metav1.Condition {

@@ -160,19 +160,26 @@ func TestTheRunBeforeIsRemembered(t *testing.T) {
 	}
 }
 
-func TestOnlySoManyThatWentAreRemembered(t *testing.T) {
+func TestOnlySoManyControlPlanesAreTold(t *testing.T) {
 	w := &world{snapshots: []*snapshot.Snapshot{{Mesh: "m"}}}
 	r, clock := newReporter(w)
-	for i := range 3 * maxGone {
+	for i := range 3 * maxControlPlanes {
 		w.connected = []v1alpha1.ControlPlaneStatus{controlPlane(fmt.Sprintf("%03d", i))}
 		clock.Step(time.Second)
 		look(t, r)
 	}
-	if n := len(w.status.ControlPlanes); n != maxGone+1 {
-		t.Errorf("%d control planes are remembered", n)
+	last := w.status.ControlPlanes[maxControlPlanes-1]
+	if len(w.status.ControlPlanes) != maxControlPlanes || !last.Connected || w.status.Connected != 1 {
+		t.Errorf("%d control planes are told of, the last is %v", len(w.status.ControlPlanes), last)
 	}
-	if first := w.status.ControlPlanes[0].ID; first != fmt.Sprintf("%03d", 2*maxGone-1) {
-		t.Errorf("the first that is remembered is %s", first)
+	w.connected = nil
+	for i := range 2 * maxControlPlanes {
+		w.connected = append(w.connected, controlPlane(fmt.Sprintf("c%03d", i)))
+	}
+	look(t, r)
+	last = w.status.ControlPlanes[maxControlPlanes-1]
+	if len(w.status.ControlPlanes) != maxControlPlanes || !w.status.ControlPlanes[0].Connected || last.ID != "c099" || w.status.Connected != 2*maxControlPlanes {
+		t.Errorf("%d control planes are told of, the last is %v", len(w.status.ControlPlanes), last)
 	}
 }
 

@@ -72,7 +72,11 @@ func (st *stream) controlPlane() v1alpha1.ControlPlaneStatus {
 
 // sent takes note of a response that is on its way.
 func (st *stream) sent(w *interest, m *message) {
-	st.server.options.Metrics.pushed(st.protocol.name(), st.server.kindName(w), m.bytes)
+	kind := st.server.kindName(w)
+	st.server.options.Metrics.pushed(st.protocol.name(), kind, m.bytes)
+	if kind == otherKind {
+		return // a client can ask for any number of them
+	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	k := st.kinds[w.typeURL]
@@ -95,6 +99,9 @@ func (st *stream) acknowledged(w *interest, refusal string) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	k := st.kinds[w.typeURL]
+	if k == nil {
+		return
+	}
 	k.Error = refusal
 	if refusal == "" {
 		k.AckedVersion, k.AckedAt = k.SentVersion, timestamp()
@@ -106,15 +113,20 @@ func timestamp() *metav1.Time {
 	return &now
 }
 
+const (
+	meshConfigURL = "core/v1alpha1/MeshConfig"
+	otherKind     = "other"
+)
+
 // kindName labels metrics, with few values whatever clients ask for.
 func (s *Server) kindName(w *interest) string {
 	switch {
 	case w.kind != noKind:
 		return s.source.Kinds()[w.kind].Name
-	case strings.HasSuffix(w.typeURL, "/MeshConfig"):
+	case w.typeURL == meshConfigURL:
 		return "MeshConfig"
 	default:
-		return "other"
+		return otherKind
 	}
 }
 
@@ -123,11 +135,14 @@ func refusal(detail *rpcstatus.Status) string {
 	if detail == nil {
 		return ""
 	}
-	text := cmp.Or(detail.GetMessage(), fmt.Sprintf("refused with code %d", detail.GetCode()))
-	if len(text) > maxErrorText {
-		text = strings.ToValidUTF8(text[:maxErrorText], "") + "..."
+	return shorten(cmp.Or(detail.GetMessage(), fmt.Sprintf("refused with code %d", detail.GetCode())))
+}
+
+func shorten(text string) string {
+	if len(text) > maxText {
+		text = text[:maxText] + "..."
 	}
-	return text
+	return strings.ToValidUTF8(text, "?")
 }
 
 // ignoreEOF makes nothing of the error by which a client ends a stream in order.

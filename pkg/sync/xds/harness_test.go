@@ -33,7 +33,7 @@ const (
 
 	virtualServices = "networking.istio.io/v1/VirtualService"
 	gateways        = "networking.istio.io/v1/Gateway"
-	meshConfig      = "core/v1alpha1/MeshConfig"
+	meshConfig      = meshConfigURL
 )
 
 // textKinds are kinds whose specs are JSON strings and whose messages are StringValues.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/genproto/googleapis/rpc/status"
@@ -341,6 +342,20 @@ func TestAStreamCannotAskForTooMuch(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestWhatClientsSayOfThemselvesIsBounded(t *testing.T) {
+	w := newWorld(t, textKinds(), Options{}).start(nil)
+	c := w.sotw()
+	c.send(&discovery.DiscoveryRequest{TypeUrl: virtualServices, Node: node(strings.Repeat("\u00e4", 10_000))})
+	r := c.receive()
+	c.send(&discovery.DiscoveryRequest{TypeUrl: virtualServices, ResponseNonce: r.Nonce, ErrorDetail: &status.Status{Message: strings.Repeat("x", 10_000)}})
+	c.ask("made.up/v1/Kind")
+	c.expect("made.up/v1/Kind", "")
+	cp := w.server.ControlPlanes("default")[0]
+	if len(cp.ID) > 2*maxText || len(cp.Kinds) != 1 || len(cp.Kinds[0].Error) > 2*maxText || !utf8.ValidString(cp.ID) {
+		t.Errorf("control plane %+v", cp)
 	}
 }
 

@@ -22,10 +22,11 @@ import (
 
 const (
 	// maxInterests and maxTypeURL bound what a client can make a stream remember.
-	maxInterests = 256
+	maxInterests = 64
 	maxTypeURL   = 512
-	// maxErrorText bounds what is kept of the reason for a refusal.
-	maxErrorText = 1024
+	// maxText bounds what is kept of a text that a client gives: it goes into the status
+	// of the mesh.
+	maxText = 256
 
 	noKind = -1
 )
@@ -260,9 +261,9 @@ func (s *Server) kindOf(typeURL string) int {
 // look again, or a negative duration for not before something happens.
 func (st *stream) next(current *snapshot.Snapshot, now time.Time) (*interest, *message, time.Duration) {
 	again := time.Duration(-1)
-	for range st.order {
-		w := st.order[st.turn%len(st.order)]
-		st.turn++
+	for i := range st.order {
+		at := (st.turn + i) % len(st.order)
+		w := st.order[at]
 		list := snapshot.Empty
 		if w.kind != noKind {
 			list = current.Lists[w.kind]
@@ -293,6 +294,7 @@ func (st *stream) next(current *snapshot.Snapshot, now time.Time) (*interest, *m
 			w.change = list.Changed()
 		}
 		st.sent(w, m)
+		st.turn = at + 1
 		return w, m, again
 	}
 	return nil, nil, again
@@ -303,11 +305,11 @@ func (st *stream) identify(node *core.Node) {
 	st.mu.Lock()
 	id := st.status.ID
 	if node != nil {
-		st.status.Revision = node.GetMetadata().GetFields()["ISTIO_REVISION"].GetStringValue()
+		st.status.Revision = shorten(node.GetMetadata().GetFields()["ISTIO_REVISION"].GetStringValue())
 	}
 	st.mu.Unlock()
 	if id == "" {
-		if id = node.GetId(); id == "" {
+		if id = shorten(node.GetId()); id == "" {
 			id = fmt.Sprintf("unknown~%s", st.status.Address)
 		}
 		st.server.register(st, id)
