@@ -224,9 +224,9 @@ func (e *encoder) write(w io.Writer, obj runtime.Object, appendJSON func([]byte)
 			if err := list.UnmarshalJSON(*buffer); err != nil {
 				return fmt.Errorf("encoding as CBOR: %w", err)
 			}
-			return e.base.Encode(list, w)
+			return e.Serializer.Encode(list, w)
 		}
-		return e.base.Encode(&unstructured.Unstructured{Object: content}, w)
+		return e.Serializer.Encode(&unstructured.Unstructured{Object: content}, w)
 	case formatProtobuf:
 		return e.writeProtobuf(w, obj)
 	}
