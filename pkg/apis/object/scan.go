@@ -1,6 +1,7 @@
 package object
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -147,4 +148,23 @@ func skipValue(b []byte, i int) (int, error) {
 		return 0, errors.New("no value")
 	}
 	return i, nil
+}
+
+// TypeOf reads the apiVersion and kind of an object's JSON, without looking into its
+// other members; ok is false when that takes a full reading.
+func TypeOf(data []byte) (apiVersion, kind string, ok bool) {
+	data = bytes.TrimSpace(data)
+	if len(data) < 2 || data[0] != '{' || data[len(data)-1] != '}' {
+		return "", "", false
+	}
+	err := scanMembers(data[1:len(data)-1], func(key string, value []byte) error {
+		switch key {
+		case "apiVersion":
+			return json.Unmarshal(value, &apiVersion)
+		case "kind":
+			return json.Unmarshal(value, &kind)
+		}
+		return nil
+	})
+	return apiVersion, kind, err == nil
 }

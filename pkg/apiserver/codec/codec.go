@@ -312,7 +312,10 @@ func (d *decoder) toJSON(data []byte, defaults *schema.GroupVersionKind) (body [
 // kindOf reads apiVersion and kind; what is missing comes from the defaults.
 func kindOf(body []byte, defaults *schema.GroupVersionKind) (*schema.GroupVersionKind, error) {
 	var meta metav1.TypeMeta
-	if err := json.Unmarshal(body, &meta); err != nil {
+	var ok bool
+	if meta.APIVersion, meta.Kind, ok = object.TypeOf(body); ok {
+		// The body is read in full, and judged, by its kind.
+	} else if err := json.Unmarshal(body, &meta); err != nil {
 		return nil, fmt.Errorf("couldn't get version/kind; json parse error: %w", err)
 	}
 	gv, err := schema.ParseGroupVersion(meta.APIVersion)

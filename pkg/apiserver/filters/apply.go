@@ -5,7 +5,9 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"net/url"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
 	"k8s.io/apimachinery/pkg/types"
 	genericfeatures "k8s.io/apiserver/pkg/features"
@@ -37,11 +39,25 @@ func WithFastApply(handler http.Handler, maxBytes int64) http.Handler {
 		if encoded := jsonToCBOR(body); err == nil && encoded != nil {
 			out.Header = req.Header.Clone()
 			out.Header.Set("Content-Type", string(types.ApplyCBORPatchType))
+			// Field validation of an apply is about keys that stand twice, which these do not:
+			// fields that the schema does not have are refused in any case.
+			out.URL = withoutFieldValidation(req.URL)
 			out.Body = replay{bytes.NewReader(encoded), req.Body}
 			out.ContentLength = int64(len(encoded))
 		}
 		handler.ServeHTTP(w, &out)
 	})
+}
+
+// withoutFieldValidation is a URL whose query asks for none.
+func withoutFieldValidation(u *url.URL) *url.URL {
+	out, query := *u, u.Query()
+	switch query.Get("fieldValidation") {
+	case "", metav1.FieldValidationStrict, metav1.FieldValidationWarn, metav1.FieldValidationIgnore:
+		query.Set("fieldValidation", metav1.FieldValidationIgnore)
+		out.RawQuery = query.Encode()
+	}
+	return &out
 }
 
 // jsonToCBOR is nil for what is not a JSON object with distinct keys.
