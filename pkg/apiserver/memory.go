@@ -18,6 +18,10 @@ const (
 	leastGC, mostGC = 75, 300
 	// quietAllocation is how little a process allocates in a second that has nothing to do.
 	quietAllocation = 4 << 20
+	// startPatience and patience are for how many quiet looks memory is kept: what start-up
+	// needed is not needed again, but work that has paused for a few seconds often goes on,
+	// and would have to fault everything in again.
+	startPatience, patience = 2, 20
 	// worthReturning is how much must be unused for it to be given back to the system.
 	worthReturning = 8 << 20
 )
@@ -39,7 +43,7 @@ func tuneMemory(ctx context.Context) error {
 	ticker := time.NewTicker(memoryLook)
 	defer ticker.Stop()
 	var allocated uint64
-	busy := true
+	waiting := startPatience // quiet looks until memory is given back; below zero it has been
 	for {
 		metrics.Read(samples)
 		live, total := samples[0].Value.Uint64(), samples[1].Value.Uint64()
@@ -48,12 +52,15 @@ func tuneMemory(ctx context.Context) error {
 		allocated = total
 		switch {
 		case !quiet:
-			busy = true
+			waiting = max(waiting, patience)
 			setGC(int(min(max(spareGarbage*100/max(live, 1), leastGC), mostGC)))
-		case busy && unused > worthReturning:
+		case waiting > 0:
+			waiting--
+		case waiting == 0 && unused > worthReturning:
+			setGC(leastGC)
 			debug.FreeOSMemory()
 			returnProgramPages()
-			busy = false
+			waiting = -1
 		}
 		select {
 		case <-ticker.C:

@@ -182,9 +182,10 @@ func (t *target) during(run func() error) (use, error) {
 }
 
 const (
-	// Memory has settled when it has changed by less than a hundredth for so long.
-	settleWindow = 8 * time.Second
-	settleLimit  = 75 * time.Second
+	// Memory has settled when it has changed by less than a hundredth for so long. A runtime takes its time to return
+	// what it does not need; vmesh does when nothing has been written for a while.
+	settleWindow = 22 * time.Second
+	settleLimit  = 100 * time.Second
 	settleStep   = 500 * time.Millisecond
 )
 
