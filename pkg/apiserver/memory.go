@@ -43,7 +43,8 @@ func tuneMemory(ctx context.Context) error {
 	ticker := time.NewTicker(memoryLook)
 	defer ticker.Stop()
 	var allocated uint64
-	waiting := startPatience // quiet looks until memory is given back; below zero it has been
+	keep := startPatience
+	waiting := keep // quiet looks until memory is given back; below zero it has been
 	for {
 		metrics.Read(samples)
 		live, total := samples[0].Value.Uint64(), samples[1].Value.Uint64()
@@ -52,7 +53,7 @@ func tuneMemory(ctx context.Context) error {
 		allocated = total
 		switch {
 		case !quiet:
-			waiting = max(waiting, patience)
+			waiting = keep
 			setGC(int(min(max(spareGarbage*100/max(live, 1), leastGC), mostGC)))
 		case waiting > 0:
 			waiting--
@@ -60,7 +61,7 @@ func tuneMemory(ctx context.Context) error {
 			setGC(leastGC)
 			debug.FreeOSMemory()
 			returnProgramPages()
-			waiting = -1
+			keep, waiting = patience, -1
 		}
 		select {
 		case <-ticker.C:

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -130,6 +131,8 @@ var volatile = []struct {
 	{regexp.MustCompile(`(?m)(\s)(\d+[smh])+( ago)?$`), "$1<age>"},
 	{regexp.MustCompile(`(\s)(\d+[smh])+(  +)`), "$1<age>$3"},
 	{regexp.MustCompile(`/tmp/\S+/`), "<tmp>/"},
+	{regexp.MustCompile(` deleted from \S+ namespace`), " deleted"}, // since kubectl 1.33
+	{regexp.MustCompile(`(?m)^[EW]\d{4} .*\n`), ""},                 // kubectl's log
 	{regexp.MustCompile(`-[bcdfghjklmnpqrstvwxz2456789]{5}\b`), "-<random>"},
 	{regexp.MustCompile(`(?m)[ \t]+$`), ""},
 	{regexp.MustCompile(`\n\n+`), "\n"}, // an empty line ends an output
@@ -141,6 +144,8 @@ func timeless(output, tenant string) string {
 	for _, v := range volatile {
 		output = v.pattern.ReplaceAllString(output, v.with)
 	}
-	output = strings.ReplaceAll(output, "clusters/"+tenant, "clusters/<cluster>")
+	for _, around := range []string{"clusters/%s", "%q", "[%s]"} {
+		output = strings.ReplaceAll(output, fmt.Sprintf(around, tenant), fmt.Sprintf(around, "<cluster>"))
+	}
 	return strings.TrimPrefix(output, "\n")
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -38,6 +39,15 @@ func watchRaw(t *testing.T, config *rest.Config, path string) <-chan event {
 // watchFrom begins a watch as a path with a query asks for it.
 func watchFrom(t *testing.T, config *rest.Config, path string) <-chan event {
 	t.Helper()
+	events, stop := stream[event](t, config, path)
+	t.Cleanup(stop)
+	return events
+}
+
+// stream reads a watch until it ends or is stopped. stop returns when nothing comes any
+// more, and may be called again.
+func stream[Event any](t *testing.T, config *rest.Config, path string) (events <-chan Event, stop func()) {
+	t.Helper()
 	client, err := rest.HTTPClientFor(config)
 	if err != nil {
 		t.Fatal(err)
@@ -51,26 +61,29 @@ func watchFrom(t *testing.T, config *rest.Config, path string) <-chan event {
 	if err != nil {
 		t.Fatal(err)
 	}
-	events := make(chan event, 1000)
+	out := make(chan Event, 1000)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		defer close(events)
+		defer close(out)
 		for decoder := json.NewDecoder(resp.Body); ; {
-			var e event
+			var e Event
 			if decoder.Decode(&e) != nil {
-				return // the test is over, or the watch is
+				return // it was stopped, or has ended
 			}
-			events <- e
+			select {
+			case out <- e:
+			case <-ctx.Done():
+				return
+			}
 		}
 	}()
-	t.Cleanup(func() {
+	return out, sync.OnceFunc(func() {
 		cancel()
 		<-done
 		resp.Body.Close()
 		client.CloseIdleConnections()
 	})
-	return events
 }
 
 // next waits for an event.

@@ -34,6 +34,9 @@ func schemaOf(t reflect.Type) (*apiextensionsv1.JSONSchemaProps, error) {
 // its scale.
 const quantityPattern = `^[+-]?(\d+(\.\d*)?|\.\d+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?(\d+(\.\d*)?|\.\d+))?$`
 
+// base64Pattern is what bytes look like.
+const base64Pattern = `^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$`
+
 // writer writes models out. What is written is shared between places, and not modified.
 type writer struct {
 	*modelBuilder
@@ -90,8 +93,8 @@ func (w *writer) writeSchema(s *spec.Schema, model string, lenient bool) (*apiex
 		out.Type = s.Type[0]
 	}
 	if out.Format == "byte" {
-		// The Go type has read the bytes already; the format would refuse to have none.
-		out.Format = ""
+		// The format would refuse to have no bytes.
+		out.Format, out.Pattern = "", base64Pattern
 	}
 	if s.Items != nil {
 		items, err := w.writeSchema(s.Items.Schema, "", lenient)
