@@ -14,8 +14,8 @@ help: ## List the targets.
 
 .PHONY: build
 build: ## Build bin/vmesh.
-	@echo "building bin/vmesh (a few minutes the first time)"
-	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/vmesh ./cmd/vmesh
+	@echo "building bin/vmesh (a few minutes the first time)" >&2
+	@go build -ldflags '$(LDFLAGS)' -o bin/vmesh ./cmd/vmesh
 
 .PHONY: run
 run: build ## Build and start the server on embedded defaults, data in ./data.

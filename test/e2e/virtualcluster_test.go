@@ -282,3 +282,50 @@ func TestCreatingAVirtualClusterIsQuick(t *testing.T) {
 		t.Errorf("the quickest of 20 was ready for use after %v, want less than 100 ms", best)
 	}
 }
+
+func TestAVirtualClusterMadeAnewIsAtOnceTheNewOne(t *testing.T) {
+	root := rawClient(t, shared.root)
+	const name, path = "phoenix", clustersPath + "/phoenix"
+	var before *tenant
+	for i := range 30 {
+		mustDo(t, root, http.MethodPost, clustersPath, virtualCluster(name, `{}`))
+		now := shared.tenant(t, name)
+		if before != nil {
+			refused(t, do(t, before.raw, http.MethodGet, "/api/v1/namespaces", ""), http.StatusUnauthorized)
+		}
+		before = now
+		if got := count(mustDo(t, now.raw, http.MethodGet, "/api/v1/namespaces", "")); got != 2 {
+			t.Fatalf("at time %d it has %d namespaces, want 2", i, got)
+		}
+		mustDo(t, now.raw, http.MethodPost, virtualServices("default"), virtualService("a"))
+		mustDo(t, root, http.MethodPatch, path, `{"metadata":{"annotations":{"vmesh.io/confirm-deletion":"phoenix"}}}`)
+		mustDo(t, root, http.MethodDelete, path, "")
+		eventually(t, func() error {
+			if response := do(t, root, http.MethodGet, path, ""); response.Status != 404 {
+				return fmt.Errorf("got %v", response)
+			}
+			return nil
+		})
+	}
+}
+
+func TestADryRunOfAVirtualClusterMakesNone(t *testing.T) {
+	root := rawClient(t, shared.root)
+	mustDo(t, root, http.MethodPost, clustersPath+"?dryRun=All", virtualCluster("imagined", `{"namespaces":["imagined"]}`))
+	refused(t, do(t, root, http.MethodGet, clustersPath+"/imagined", ""), 404)
+	config := rest.CopyConfig(shared.root)
+	config.Host += "/clusters/imagined"
+	refused(t, do(t, rawClient(t, config), http.MethodGet, "/api/v1/namespaces", ""), 404)
+	mustDo(t, root, http.MethodPost, clustersPath, virtualCluster("real", `{"namespaces":["imagined"]}`)) // nothing is claimed
+}
+
+func TestTheFinalizerOfAVirtualClusterStays(t *testing.T) {
+	root := rawClient(t, shared.root)
+	mustDo(t, root, http.MethodPost, clustersPath, `{"apiVersion":"vmesh.io/v1alpha1","kind":"VirtualCluster","metadata":{"name":"kept","finalizers":["example.com/mine"]}}`)
+	for _, patch := range []string{`{}`, `{"metadata":{"finalizers":null}}`, `{"metadata":{"finalizers":["example.com/other"]}}`} {
+		patched := mustDo(t, root, http.MethodPatch, clustersPath+"/kept", patch)
+		if got := fmt.Sprint(patched.Field("metadata", "finalizers")); !strings.Contains(got, "vmesh.io/purge") {
+			t.Errorf("after %s the finalizers are %s", patch, got)
+		}
+	}
+}

@@ -37,8 +37,8 @@ func Tool(ctx context.Context, name string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// Build compiles cmd/vmesh into bin/ and returns its path. When nothing has changed it costs what go build takes to see
-// that.
+// Build compiles cmd/vmesh into bin/, as make build does, and returns its path. When nothing has changed it costs what
+// go build takes to see that.
 func Build(ctx context.Context) (string, error) {
 	root, err := RepoRoot()
 	if err != nil {
@@ -50,7 +50,7 @@ func Build(ctx context.Context) (string, error) {
 		return "", err
 	}
 	defer unlock()
-	if err := buildCommand(ctx, root, "go", "build", "-o", binary, "./cmd/vmesh").Run(); err != nil {
+	if err := buildCommand(ctx, root, "make", "--silent", "build").Run(); err != nil {
 		return "", fmt.Errorf("building vmesh: %w", err)
 	}
 	return binary, nil

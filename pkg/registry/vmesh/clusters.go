@@ -4,9 +4,10 @@ package vmesh
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
+	"slices"
+	"strconv"
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -44,24 +45,26 @@ type Clusters struct {
 	backend    *logical.Backend
 	url        func(cluster string) string
 
-	known sync.Map // name to state, of the virtual clusters that the watch has shown
+	known   sync.Map // name to state, of the virtual clusters that the watch has shown
+	knowing sync.Mutex
 
 	mu     sync.Mutex
 	claims *ownership.Index
-	// pending are the claims of writes that are under way and not in the index yet.
-	pending map[string]ownership.Claims
+	// pending are writes that are under way, whose claims are not in the index yet.
+	pending map[string]*write
 }
 
 // state is what every request asks of a virtual cluster.
 type state struct {
 	uid      string
 	deleting bool
+	revision uint64
 }
 
 // NewClusters makes the keeper of virtual clusters. url gives the address of a virtual
 // cluster's API.
 func NewClusters(backend *logical.Backend, url func(cluster string) string) *Clusters {
-	return &Clusters{backend: backend, url: url, claims: ownership.New(), pending: map[string]ownership.Claims{}}
+	return &Clusters{backend: backend, url: url, claims: ownership.New(), pending: map[string]*write{}}
 }
 
 // Hooks are what the kind VirtualCluster asks of it.
@@ -80,6 +83,12 @@ func validateName(name string, prefix bool) []string {
 func (c *Clusters) Attach(clusters, meshes, namespaces *resource.Store) {
 	c.store, c.meshes, c.namespaces = clusters, meshes, namespaces
 	clusters.BeginCreate = c.beginCreate
+	clusters.AfterCreate = func(obj runtime.Object, options *metav1.CreateOptions) {
+		if !dryrun.IsDryRun(options.DryRun) {
+			// The watch may still be at an earlier one of the same name.
+			c.know(obj.(*object.Object))
+		}
+	}
 	clusters.BeginUpdate = c.beginUpdate
 }
 
@@ -91,7 +100,7 @@ func (c *Clusters) Claims() *ownership.Index {
 }
 
 // Replaced implements logical.Observer.
-func (c *Clusters) Replaced(items []*object.Object, _ uint64) {
+func (c *Clusters) Replaced(items []*object.Object, revision uint64) {
 	all := make([]ownership.Claims, 0, len(items))
 	gone := map[any]bool{}
 	c.known.Range(func(name, _ any) bool { gone[name] = true; return true })
@@ -103,21 +112,48 @@ func (c *Clusters) Replaced(items []*object.Object, _ uint64) {
 		}
 	}
 	for name := range gone {
-		c.known.Delete(name)
+		c.forget(name.(string), revision)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.claims = ownership.New(all...)
 }
 
+// know remembers a virtual cluster, unless it knows later already.
 func (c *Clusters) know(o *object.Object) {
-	c.known.Store(o.Name, state{uid: string(o.UID), deleting: o.DeletionTimestamp != nil})
+	c.knowing.Lock()
+	defer c.knowing.Unlock()
+	if s := stateOf(o); !c.knowsLater(o.Name, s.revision) {
+		c.known.Store(o.Name, s)
+	}
+}
+
+// forget is for a virtual cluster that was deleted at a revision.
+func (c *Clusters) forget(name string, revision uint64) {
+	c.knowing.Lock()
+	defer c.knowing.Unlock()
+	if !c.knowsLater(name, revision) {
+		c.known.Delete(name)
+	}
+}
+
+func (c *Clusters) knowsLater(name string, revision uint64) bool {
+	s, ok := c.known.Load(name)
+	return ok && s.(state).revision > revision
+}
+
+func stateOf(o *object.Object) state {
+	s := state{uid: string(o.UID), deleting: o.DeletionTimestamp != nil}
+	if revision, err := strconv.ParseUint(o.ResourceVersion, 10, 64); err == nil { // what comes from storage has one
+		s.revision = revision
+	}
+	return s
 }
 
 // Changed implements logical.Observer.
-func (c *Clusters) Changed(t watch.EventType, o *object.Object, _ uint64) {
+func (c *Clusters) Changed(t watch.EventType, o *object.Object, revision uint64) {
 	if t == watch.Deleted {
-		c.known.Delete(o.Name)
+		c.forget(o.Name, revision)
 	} else {
 		c.know(o)
 	}
@@ -171,8 +207,7 @@ func (c *Clusters) state(ctx context.Context, name string) (state, bool, error) 
 	if err != nil {
 		return state{}, false, err
 	}
-	o := obj.(*object.Object)
-	return state{uid: string(o.UID), deleting: o.DeletionTimestamp != nil}, true, nil
+	return stateOf(obj.(*object.Object)), true, nil
 }
 
 // State implements filters.Clusters.
@@ -192,11 +227,11 @@ func (c *Clusters) UID(ctx context.Context, name string) (string, bool) {
 
 // prepare gives a virtual cluster what vmesh writes of it.
 func (c *Clusters) prepare(o, old *object.Object) error {
+	if o.DeletionTimestamp == nil && !slices.Contains(o.Finalizers, v1alpha1.FinalizerPurge) {
+		o.Finalizers = append(slices.Clone(o.Finalizers), v1alpha1.FinalizerPurge)
+	}
 	if old != nil {
 		return nil
-	}
-	if o.DeletionTimestamp == nil && len(o.Finalizers) == 0 {
-		o.Finalizers = []string{v1alpha1.FinalizerPurge}
 	}
 	status := v1alpha1.VirtualClusterStatus{URL: c.url(o.Name)}
 	apimeta.SetStatusCondition(&status.Conditions, metav1.Condition{
@@ -258,10 +293,10 @@ func (c *Clusters) validate(ctx context.Context, o, _ *object.Object) ([]string,
 	owner, owners, pattern, found := c.claims.Conflict(claims.Mesh, claims.Cluster, claims.Namespaces)
 	if !found {
 		for name, p := range c.pending {
-			if name == claims.Cluster || p.Mesh != claims.Mesh {
+			if name == claims.Cluster || p.claims.Mesh != claims.Mesh {
 				continue
 			}
-			if owner, owners, pattern, found = ownership.New(p).Conflict(claims.Mesh, claims.Cluster, claims.Namespaces); found {
+			if owner, owners, pattern, found = ownership.New(p.claims).Conflict(claims.Mesh, claims.Cluster, claims.Namespaces); found {
 				break
 			}
 		}
@@ -271,8 +306,8 @@ func (c *Clusters) validate(ctx context.Context, o, _ *object.Object) ([]string,
 			"%q overlaps with %q, which virtual cluster %q owns in mesh %q: choose other namespaces, or take them from it first",
 			pattern, owners, owner, claims.Mesh))}
 	}
-	if _, writing := c.pending[claims.Cluster]; writing {
-		c.pending[claims.Cluster] = claims
+	if w, writing := c.pending[claims.Cluster]; writing {
+		w.claims = claims
 	}
 	var warnings []string
 	if _, err := c.meshes.Get(RootContext(ctx), claims.Mesh, &metav1.GetOptions{ResourceVersion: "0"}); apierrors.IsNotFound(err) {
@@ -281,36 +316,49 @@ func (c *Clusters) validate(ctx context.Context, o, _ *object.Object) ([]string,
 	return warnings, nil
 }
 
+// write is a write of one virtual cluster that is under way.
+type write struct {
+	claims ownership.Claims // known once it is validated
+	done   chan struct{}
+}
+
 // begin announces a write, so that two that claim the same cannot both pass validation.
-// alone is false when another write of the same virtual cluster is under way.
-func (c *Clusters) begin(name string) (finish genericregistry.FinishFunc, alone bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if _, writing := c.pending[name]; writing {
-		return nil, false
+// Writes of one virtual cluster go one after the other.
+func (c *Clusters) begin(ctx context.Context, name string) (genericregistry.FinishFunc, error) {
+	w := &write{claims: ownership.Claims{Cluster: name}, done: make(chan struct{})}
+	for {
+		c.mu.Lock()
+		other, writing := c.pending[name]
+		if !writing {
+			c.pending[name] = w
+		}
+		c.mu.Unlock()
+		if !writing {
+			break
+		}
+		select {
+		case <-other.done:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
 	}
-	c.pending[name] = ownership.Claims{Cluster: name}
 	return func(_ context.Context, success bool) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if claims := c.pending[name]; success && claims.Mesh != "" {
+		if success && w.claims.Mesh != "" {
 			// The watch brings the same; until then nobody else may have it.
-			c.claims = c.claims.With(claims)
+			c.claims = c.claims.With(w.claims)
 		}
 		delete(c.pending, name)
-	}, true
+		close(w.done)
+	}, nil
 }
 
-func (c *Clusters) beginUpdate(_ context.Context, obj, _ runtime.Object, options *metav1.UpdateOptions) (genericregistry.FinishFunc, error) {
+func (c *Clusters) beginUpdate(ctx context.Context, obj, _ runtime.Object, options *metav1.UpdateOptions) (genericregistry.FinishFunc, error) {
 	if dryrun.IsDryRun(options.DryRun) {
 		return func(context.Context, bool) {}, nil
 	}
-	name := obj.(*object.Object).Name
-	finish, alone := c.begin(name)
-	if !alone {
-		return nil, apierrors.NewConflict(c.store.DefaultQualifiedResource, name, errors.New("another request is changing it"))
-	}
-	return finish, nil
+	return c.begin(ctx, obj.(*object.Object).Name)
 }
 
 // beginCreate sets the virtual cluster up before it can be seen, so that it is ready
@@ -325,22 +373,27 @@ func (c *Clusters) beginCreate(ctx context.Context, obj runtime.Object, options 
 	if err != nil {
 		return func(context.Context, bool) {}, nil // validation names the field
 	}
-	finish, alone := c.begin(o.Name)
-	if !alone {
-		// What the other sets up is not to be cleared away.
-		return nil, apierrors.NewConflict(c.store.DefaultQualifiedResource, o.Name, errors.New("another request is creating it"))
+	finish, err := c.begin(ctx, o.Name)
+	if err != nil {
+		return nil, err
 	}
-	fresh := false // nothing was there when we began, so all that is there is ours
+	fresh := false // nothing was there when we began, so what is there now is ours
 	finishCreate := func(ctx context.Context, success bool) {
 		if fresh && !success {
-			if err := c.clear(context.WithoutCancel(ctx), o.Name); err != nil {
+			ctx := context.WithoutCancel(ctx)
+			// Another replica may have made it after all: then it is not ours to clear.
+			exists, err := c.stored(ctx, o.Name)
+			if err == nil && !exists {
+				err = c.clear(ctx, o.Name)
+			}
+			if err != nil {
 				utilruntime.HandleErrorWithContext(ctx, err, "Removing what a virtual cluster was set up with", "virtualCluster", o.Name)
 			}
 		}
 		finish(ctx, success)
 	}
 	setUp := func() error {
-		exists, _, err := c.State(ctx, o.Name)
+		exists, err := c.stored(ctx, o.Name)
 		if err != nil || exists {
 			return err // etcd will say that it exists
 		}
@@ -360,6 +413,15 @@ func (c *Clusters) beginCreate(ctx context.Context, obj runtime.Object, options 
 		return nil, err
 	}
 	return finishCreate, nil
+}
+
+// stored says whether a virtual cluster is in etcd.
+func (c *Clusters) stored(ctx context.Context, name string) (bool, error) {
+	_, err := c.get(ctx, name)
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // clear removes what an earlier virtual cluster of the name may have left behind, by a
