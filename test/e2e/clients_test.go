@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -419,6 +420,68 @@ func TestAfterARestartEverythingIsThereAndOldWatchesAreToldToStartAnew(t *testin
 		t.Errorf("a watch from before the restart got %+v, want 410 Expired", e)
 	}
 	mustDo(t, tenant.raw, http.MethodPost, virtualServices("default"), virtualService("later"))
+}
+
+func TestAStopEndsWatchesAndIsQuick(t *testing.T) {
+	server, err := startServer(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	tenant := newTenant(t, server)
+	var watches []<-chan event
+	for _, path := range []string{"/api/v1/configmaps", "/api/v1/secrets", "/apis/networking.istio.io/v1/virtualservices", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"} {
+		watches = append(watches, watchRaw(t, tenant.config, path))
+	}
+	begun := time.Now()
+	if err := server.stop(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(begun); took > 10*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	for _, events := range watches {
+		for e := range events {
+			if e.Type == "ADDED" || e.Type == "DELETED" {
+				t.Errorf("at its end a watch told %+v", e)
+			}
+		}
+	}
+}
+
+func TestLongListsAreCompressed(t *testing.T) {
+	tenant := newTenant(t, shared)
+	for i := range 200 {
+		mustDo(t, tenant.raw, http.MethodPost, "/api/v1/namespaces/default/configmaps",
+			fmt.Sprintf(`{"metadata":{"name":"cm-%d"},"data":{"text":%q}}`, i, strings.Repeat("text ", 200)))
+	}
+	config := rest.CopyConfig(tenant.config)
+	config.DisableCompression = true
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, config.Host+"/api/v1/namespaces/default/configmaps", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept-Encoding", "gzip")
+	response, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if got := response.Header.Get("Content-Encoding"); got != "gzip" {
+		t.Fatalf("Content-Encoding is %q", got)
+	}
+	unpacked, err := gzip.NewReader(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list corev1.ConfigMapList
+	if err := json.NewDecoder(unpacked).Decode(&list); err != nil || len(list.Items) != 200 {
+		t.Errorf("%d objects, %v", len(list.Items), err)
+	}
 }
 
 func TestOneWatchSeesTheOrderOfAllWrites(t *testing.T) {

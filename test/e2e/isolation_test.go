@@ -144,6 +144,37 @@ func TestIdentities(t *testing.T) {
 	}
 }
 
+func TestNobodyBecomesAnotherVirtualClustersByImpersonation(t *testing.T) {
+	a, b := newTenant(t, shared), newTenant(t, shared)
+	root := shared.options.URL()
+	for name, as := range map[string]rest.ImpersonationConfig{
+		"a user":                        {UserName: "jane"},
+		"the administrators' group":     {UserName: "jane", Groups: []string{"system:masters"}},
+		"another's identity":            {UserName: "admin", Groups: []string{"system:masters"}, Extra: map[string][]string{"vmesh.io/virtual-cluster": {b.name}}},
+		"the root's identity":           {UserName: "admin", Groups: []string{"system:masters"}, Extra: map[string][]string{"vmesh.io/virtual-cluster": {"root"}}},
+		"the root's identity, two ways": {UserName: "admin", Groups: []string{"system:masters"}, Extra: map[string][]string{"vmesh.io/virtual-cluster": {a.name, "root"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config := rest.CopyConfig(a.config)
+			config.Impersonate = as
+			for path, base := range map[string]string{
+				"/api/v1/namespaces":                      root + "/clusters/" + b.name,
+				"/apis/vmesh.io/v1alpha1/virtualclusters": root,
+				"/metrics": root,
+			} {
+				if response := do(t, access(t, config, base), http.MethodGet, path, ""); response.Status != 401 && response.Status != 403 {
+					t.Errorf("GET %s%s: %v", base, path, response)
+				}
+			}
+			// At home it is at most what its caller is.
+			response := do(t, access(t, config, a.config.Host), http.MethodGet, "/api/v1/namespaces", "")
+			if response.Status != 200 && response.Status != 403 {
+				t.Errorf("at home: %v", response)
+			}
+		})
+	}
+}
+
 func TestPathsLeadIntoNoOtherVirtualCluster(t *testing.T) {
 	a, b := newTenant(t, shared), newTenant(t, shared)
 	for _, tenant := range []*tenant{a, b} {
