@@ -223,7 +223,8 @@ func (n *tenant) namespace(t *testing.T, name string) {
 // do sends a JSON request, or a merge patch.
 func do(t *testing.T, client *rawapi.Client, method, path, body string) *rawapi.Response {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	// Cleanups send requests too, when the test's own context is done.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
 	defer cancel()
 	contentType := "application/json"
 	if method == http.MethodPatch {
@@ -263,18 +264,14 @@ func refused(t *testing.T, response *rawapi.Response, status int, parts ...strin
 // eventually waits until check has nothing to complain about.
 func eventually(t *testing.T, check func() error) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for {
+	poll := time.NewTicker(10 * time.Millisecond)
+	defer poll.Stop()
+	for deadline := time.Now().Add(30 * time.Second); ; <-poll.C {
 		err := check()
 		if err == nil {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-		select {
-		case <-time.After(10 * time.Millisecond):
-		case <-t.Context().Done():
 			t.Fatal(err)
 		}
 	}

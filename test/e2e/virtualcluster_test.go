@@ -9,12 +9,37 @@ import (
 	"time"
 
 	"k8s.io/client-go/rest"
+
+	"github.com/vmesh-io/vmesh/test/e2e/rawapi"
 )
 
 const clustersPath = "/apis/vmesh.io/v1alpha1/virtualclusters"
 
 func virtualCluster(name, spec string) string {
 	return fmt.Sprintf(`{"apiVersion":"vmesh.io/v1alpha1","kind":"VirtualCluster","metadata":{"name":%q},"spec":%s}`, name, spec)
+}
+
+// removed takes virtual clusters away when the test is over, if they are there.
+func removed(t *testing.T, names ...string) {
+	t.Helper()
+	t.Cleanup(func() {
+		client, err := rawapi.NewForConfig(shared.root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		for _, name := range names {
+			path := clustersPath + "/" + name
+			do(t, client, http.MethodPatch, path, fmt.Sprintf(`{"metadata":{"annotations":{"vmesh.io/confirm-deletion":%q},"finalizers":null}}`, name))
+			do(t, client, http.MethodDelete, path, "")
+			eventually(t, func() error {
+				if response := do(t, client, http.MethodGet, path, ""); response.Status != 404 {
+					return fmt.Errorf("got %v", response)
+				}
+				return nil
+			})
+		}
+	})
 }
 
 func ready(t *testing.T, tree map[string]any) string {
@@ -31,6 +56,7 @@ func ready(t *testing.T, tree map[string]any) string {
 
 func TestVirtualClusterIsReadyWhenItsCreationIsAnswered(t *testing.T) {
 	root := rawClient(t, shared.root)
+	removed(t, "at-once")
 	created := mustDo(t, root, http.MethodPost, clustersPath, virtualCluster("at-once", `{}`))
 	if got := ready(t, created.JSON()); got != "True/Serving" {
 		t.Errorf("Ready is %s", got)
@@ -61,6 +87,7 @@ func TestDefaultsOfAFirstStart(t *testing.T) {
 
 func TestVirtualClustersThatCannotBe(t *testing.T) {
 	root := rawClient(t, shared.root)
+	removed(t, "owner", "elsewhere", "taker")
 	mustDo(t, root, http.MethodPost, clustersPath, virtualCluster("owner", `{"namespaces":["own-*","single"]}`))
 	for _, c := range []struct {
 		name, cluster, spec string
@@ -113,6 +140,7 @@ func TestOfManyWhoClaimTheSameAtOnceOneWins(t *testing.T) {
 	var mu sync.Mutex
 	won := 0
 	for i := range rivals {
+		removed(t, fmt.Sprintf("rival-%d", i))
 		wg.Go(func() {
 			pattern := []string{"race-*", "race-a", "ra*", "race-a-*"}[i%4]
 			response := do(t, root, http.MethodPost, clustersPath, virtualCluster(fmt.Sprintf("rival-%d", i), fmt.Sprintf(`{"namespaces":[%q]}`, pattern)))
@@ -137,6 +165,7 @@ func TestOfManyWhoClaimTheSameAtOnceOneWins(t *testing.T) {
 
 func TestOfManyWhoCreateTheSameAtOnceOneWins(t *testing.T) {
 	root := rawClient(t, shared.root)
+	removed(t, "wanted")
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	won := 0
@@ -269,6 +298,7 @@ func TestCreatingAVirtualClusterIsQuick(t *testing.T) {
 	root := rawClient(t, shared.root)
 	var best time.Duration
 	for i := range 20 {
+		removed(t, fmt.Sprintf("quick-%d", i))
 		begun := time.Now()
 		mustDo(t, root, http.MethodPost, clustersPath, virtualCluster(fmt.Sprintf("quick-%d", i), `{}`))
 		config := rest.CopyConfig(shared.root)
@@ -311,6 +341,7 @@ func TestAVirtualClusterMadeAnewIsAtOnceTheNewOne(t *testing.T) {
 
 func TestADryRunOfAVirtualClusterMakesNone(t *testing.T) {
 	root := rawClient(t, shared.root)
+	removed(t, "real")
 	mustDo(t, root, http.MethodPost, clustersPath+"?dryRun=All", virtualCluster("imagined", `{"namespaces":["imagined"]}`))
 	refused(t, do(t, root, http.MethodGet, clustersPath+"/imagined", ""), 404)
 	config := rest.CopyConfig(shared.root)
@@ -321,6 +352,7 @@ func TestADryRunOfAVirtualClusterMakesNone(t *testing.T) {
 
 func TestTheFinalizerOfAVirtualClusterStays(t *testing.T) {
 	root := rawClient(t, shared.root)
+	removed(t, "kept")
 	mustDo(t, root, http.MethodPost, clustersPath, `{"apiVersion":"vmesh.io/v1alpha1","kind":"VirtualCluster","metadata":{"name":"kept","finalizers":["example.com/mine"]}}`)
 	for _, patch := range []string{`{}`, `{"metadata":{"finalizers":null}}`, `{"metadata":{"finalizers":["example.com/other"]}}`} {
 		patched := mustDo(t, root, http.MethodPatch, clustersPath+"/kept", patch)
