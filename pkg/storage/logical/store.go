@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -145,7 +146,15 @@ func (s *store) Create(ctx context.Context, key string, obj, out runtime.Object,
 		return apierrors.NewBadRequest(err.Error())
 	}
 	s.codec.stamp(obj, cluster)
-	return s.create(ctx, key, obj, out, ttl)
+	return refusedBySize(s.create(ctx, key, obj, out, ttl))
+}
+
+// refusedBySize says in the API's words that etcd takes no value of that size.
+func refusedBySize(err error) error {
+	if errors.Is(err, rpctypes.ErrRequestTooLarge) {
+		return apierrors.NewRequestEntityTooLargeError("the object is larger than etcd takes: 1.5 MiB unless etcd was started with another --max-request-bytes")
+	}
+	return err
 }
 
 // Delete implements storage.Interface.
@@ -181,7 +190,7 @@ func (s *store) GuaranteedUpdate(ctx context.Context, key string, out runtime.Ob
 		s.codec.stamp(obj, cluster)
 		return obj, ttl, nil
 	}
-	return s.update(ctx, key, out, ignoreNotFound, preconditions, update)
+	return refusedBySize(s.update(ctx, key, out, ignoreNotFound, preconditions, update))
 }
 
 // Get implements storage.Interface.
