@@ -9,6 +9,7 @@ import (
 	genericfilters "k8s.io/apiserver/pkg/server/filters"
 
 	"github.com/vmesh-io/vmesh/pkg/apiserver/filters"
+	"github.com/vmesh-io/vmesh/pkg/apiserver/handlers"
 )
 
 // lifecycle is what the endpoints share of the process's life: requests that are under
@@ -32,8 +33,8 @@ func (l *lifecycle) ShuttingDown() <-chan struct{} { return l.closing }
 // upstream's chain without what has no use here (priority and fairness, which sees one
 // flow for all virtual clusters; impersonation; CORS; tracing), which is a tenth of what
 // a small write costs.
-func buildChain(handler http.Handler, c *genericapiserver.Config, clusters filters.Clusters, life *lifecycle) http.Handler {
-	handler = filters.WithFastApply(handler, c.MaxRequestBodyBytes)
+func buildChain(handler http.Handler, c *genericapiserver.Config, writes *handlers.Handlers, clusters filters.Clusters, life *lifecycle) http.Handler {
+	handler = writes.Or(handler)
 	handler = filters.WithState(handler, clusters, c.Serializer)
 	handler = genericapifilters.WithAuthorization(handler, c.Authorization.Authorizer, c.Serializer)
 	handler = genericfilters.WithMaxInFlightLimit(handler, c.MaxRequestsInFlight, c.MaxMutatingRequestsInFlight, c.LongRunningFunc)

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	goruntime "runtime"
+	"strings"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -26,6 +27,7 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/apis/kind"
 	"github.com/vmesh-io/vmesh/pkg/apiserver/codec"
 	"github.com/vmesh-io/vmesh/pkg/apiserver/filters"
+	"github.com/vmesh-io/vmesh/pkg/apiserver/handlers"
 	"github.com/vmesh-io/vmesh/pkg/authz"
 	"github.com/vmesh-io/vmesh/pkg/openapi"
 	"github.com/vmesh-io/vmesh/pkg/registry/review"
@@ -96,9 +98,13 @@ func newEndpoint(c endpointConfig) (*endpoint, error) {
 	config.ShutdownWatchTerminationGracePeriod = watchGrace
 	config.RequestTimeout = requestTimeout
 	config.MaxRequestsInFlight, config.MaxMutatingRequestsInFlight = 4000, 1000
+	config.EquivalentResourceRegistry = runtime.NewEquivalentResourceRegistry()
+	writes := handlers.New(handlers.Config{
+		Codec: e.codec, Admission: c.admission, Authorizer: z, Equivalents: config.EquivalentResourceRegistry, MaxBodyBytes: config.MaxRequestBodyBytes,
+	})
 	config.BuildHandlerChainFunc = func(handler http.Handler, generic *genericapiserver.Config) http.Handler {
 		handler = filters.WithMediaTypes(handler, e.codec.Typed, generic.Serializer)
-		handler = buildChain(handler, generic, c.clusters, c.life)
+		handler = buildChain(handler, generic, writes, c.clusters, c.life)
 		if c.wrap != nil {
 			handler = c.wrap(handler)
 		}
@@ -114,6 +120,16 @@ func newEndpoint(c endpointConfig) (*endpoint, error) {
 	for _, g := range c.storage.all() {
 		if err := install(server, g, objectMachinery(e.codec), l); err != nil {
 			return nil, err
+		}
+		for version, resources := range g.storage {
+			for path, storage := range resources {
+				if strings.Contains(path, "/") {
+					continue
+				}
+				if err := writes.Add(schema.GroupVersionResource{Group: g.name, Version: version, Resource: path}, storage); err != nil {
+					return nil, err
+				}
+			}
 		}
 	}
 	reviews, scheme, err := reviewGroups(z)

@@ -36,8 +36,8 @@ type mergeType struct {
 
 var _ managedfields.TypeConverter = (*typeConverter)(nil)
 
-// TypeConverter is what server-side apply knows the kind by. It takes *object.Object
-// and *unstructured.Unstructured in every version and returns *object.Object.
+// TypeConverter is what server-side apply knows the kind by. It takes *object.Object,
+// *Configuration and *unstructured.Unstructured in every version and returns *object.Object.
 func (k *Kind) TypeConverter() (managedfields.TypeConverter, error) {
 	c, err := k.converter.get()
 	if err != nil {
@@ -176,6 +176,11 @@ func (c *typeConverter) ObjectToTyped(obj runtime.Object, opts ...typed.Validati
 	switch o := obj.(type) {
 	case *object.Object:
 		return t.fromObject(o, opts)
+	case *Configuration:
+		if o.merge != nil {
+			return o.merge, nil
+		}
+		return t.FromUnstructured(o.Object, opts...)
 	case *unstructured.Unstructured:
 		return t.FromUnstructured(o.Object, opts...)
 	}
@@ -185,11 +190,14 @@ func (c *typeConverter) ObjectToTyped(obj runtime.Object, opts ...typed.Validati
 // fromObject leaves out the check against the merge schema where the form, which
 // asks for more and is faster, has nothing to object to.
 func (t mergeType) fromObject(o *object.Object, opts []typed.ValidationOptions) (*typed.TypedValue, error) {
-	tree, err := o.Unstructured()
+	content, err := t.form.content(o)
 	if err != nil {
 		return nil, err
 	}
-	content, err := o.Content()
+	// Nobody manages the managed fields; the field manager writes them anew.
+	bare := *o
+	bare.ManagedFields = nil
+	tree, err := bare.Whole(content)
 	if err != nil {
 		return nil, err
 	}

@@ -9,7 +9,6 @@ import (
 	"k8s.io/apiextensions-apiserver/pkg/controller/openapi/builder"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
 
@@ -17,32 +16,6 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/apis/kind/kindtest"
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
 )
-
-// machinery is as much of an API server as a field manager needs.
-type machinery struct{ kind *kind.Kind }
-
-func (machinery) New(gvk schema.GroupVersionKind) (runtime.Object, error) {
-	return object.New(gvk), nil
-}
-
-func (machinery) Convert(any, any, any) error { panic("not used") }
-
-func (machinery) ConvertFieldLabel(_ schema.GroupVersionKind, label, value string) (string, string, error) {
-	return label, value, nil
-}
-
-func (machinery) ConvertToVersion(in runtime.Object, gv runtime.GroupVersioner) (runtime.Object, error) {
-	out := in.(*object.Object).DeepCopy()
-	out.APIVersion = gv.(schema.GroupVersion).String()
-	return out, nil
-}
-
-func (m machinery) Default(obj runtime.Object) {
-	o := obj.(*object.Object)
-	if err := m.kind.Complete(o.GroupVersionKind().Version, o); err != nil {
-		panic(err)
-	}
-}
 
 // upstreamConverter is the converter that kube-apiserver would build for a definition.
 func upstreamConverter(t *testing.T, k *kind.Kind) managedfields.TypeConverter {
@@ -129,16 +102,8 @@ func TestApplyMergesAndCompletes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	converter, err := k.TypeConverter()
-	if err != nil {
-		t.Fatal(err)
-	}
 	gvk := k.GVK("v1")
-	m := machinery{k}
-	manager, err := managedfields.NewDefaultFieldManager(converter, m, m, m, gvk, gvk.GroupVersion(), "", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	manager := kindtest.FieldManager(t, k, "v1")
 	apply := func(live runtime.Object, who, spec string, force bool) (runtime.Object, error) {
 		patch := &unstructured.Unstructured{}
 		if err := patch.UnmarshalJSON([]byte(`{"apiVersion":"test.vmesh.io/v1","kind":"Widget","metadata":{"name":"one"},"spec":` + spec + `}`)); err != nil {

@@ -84,6 +84,9 @@ func (o *Object) Field(name string) json.RawMessage {
 	return found
 }
 
+// HasContent tells whether the body is held as a tree as well, so that Content is free.
+func (o *Object) HasContent() bool { return o.content != nil }
+
 // Content is the body as a tree of map[string]any, []any, string, int64, float64,
 // bool and nil. It is shared and must not be modified: copy before editing.
 func (o *Object) Content() (map[string]any, error) {
@@ -118,6 +121,12 @@ func (o *Object) Unstructured() (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
+	return o.Whole(content)
+}
+
+// Whole is the whole object as a tree that has the given content for its body, which
+// becomes part of it.
+func (o *Object) Whole(content map[string]any) (map[string]any, error) {
 	metadata, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&o.ObjectMeta)
 	if err != nil {
 		return nil, err

@@ -1,10 +1,8 @@
 package filters
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -15,10 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
-	"k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
 	"k8s.io/apiserver/pkg/endpoints/request"
-	genericfeatures "k8s.io/apiserver/pkg/features"
-	utilfeature "k8s.io/apiserver/pkg/util/feature"
 
 	"github.com/vmesh-io/vmesh/pkg/storage/logical"
 )
@@ -177,58 +172,5 @@ func TestState(t *testing.T) {
 		if w.Code != c.code {
 			t.Errorf("%s in %q: code %d, want %d", c.verb, c.cluster, w.Code, c.code)
 		}
-	}
-}
-
-func TestFastApply(t *testing.T) {
-	gate := utilfeature.DefaultMutableFeatureGate
-	was := gate.Enabled(genericfeatures.CBORServingAndStorage)
-	set := func(on bool) {
-		if err := gate.SetFromMap(map[string]bool{string(genericfeatures.CBORServingAndStorage): on}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	set(true)
-	defer set(was)
-	const yamlType, cborType = "application/apply-patch+yaml", "application/apply-patch+cbor"
-	for _, c := range []struct {
-		name, method, contentType, body string
-		fast                            bool
-	}{
-		{"JSON", http.MethodPatch, yamlType, ` {"a":{"b":[1,2.5,"x",null,true]}}`, true},
-		{"JSON with a charset", http.MethodPatch, yamlType + "; charset=utf-8", `{"a":1}`, true},
-		{"YAML", http.MethodPatch, yamlType, "a: 1\n", false},
-		{"a key twice", http.MethodPatch, yamlType, `{"a":1,"a":2}`, false},
-		{"broken JSON", http.MethodPatch, yamlType, `{"a":`, false},
-		{"flow YAML", http.MethodPatch, yamlType, `{a: 1}`, false},
-		{"a merge patch", http.MethodPatch, "application/merge-patch+json", `{"a":1}`, false},
-		{"a post", http.MethodPost, yamlType, `{"a":1}`, false},
-		{"too large", http.MethodPatch, yamlType, `{"a":"` + strings.Repeat("x", 200) + `"}`, false},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			var got []byte
-			var contentType, validation string
-			handler := WithFastApply(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
-				got, _ = io.ReadAll(req.Body)
-				contentType, validation = req.Header.Get("Content-Type"), req.URL.Query().Get("fieldValidation")
-			}), 100)
-			req := httptest.NewRequest(c.method, "/x?fieldValidation=Strict", strings.NewReader(c.body))
-			req.Header.Set("Content-Type", c.contentType)
-			handler.ServeHTTP(httptest.NewRecorder(), req)
-			if !c.fast {
-				if contentType != c.contentType || string(got) != c.body || validation != "Strict" {
-					t.Errorf("was changed to %s %q, %s", contentType, got, validation)
-				}
-				return
-			}
-			want := jsonToCBOR([]byte(c.body))
-			if contentType != cborType || !bytes.Equal(got, want) || validation != "Ignore" {
-				t.Errorf("became %s %x, %s", contentType, got, validation)
-			}
-			var tree map[string]any
-			if err := direct.Unmarshal(got, &tree); err != nil {
-				t.Error(err)
-			}
-		})
 	}
 }

@@ -14,8 +14,8 @@ import (
 // A chunk is rebuilt as a whole when one of its entries changes, and is sent as a
 // whole: its size is a compromise between the two.
 const (
-	chunkEntries = 64
-	chunkBytes   = 64 << 10
+	chunkEntries = 16
+	chunkBytes   = 16 << 10
 )
 
 // List is one kind's part of a snapshot: its resources sorted by name, with a

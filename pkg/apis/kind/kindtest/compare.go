@@ -9,6 +9,7 @@ import (
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/google/go-cmp/cmp"
@@ -32,14 +33,17 @@ func Compare(t *testing.T, crd *apiextensionsv1.CustomResourceDefinition, rounds
 			if err != nil {
 				t.Fatal(err)
 			}
-			c := &comparison{kind: k, version: version, reference: r, verdicts: map[bool]int{}}
+			c := &comparison{kind: k, version: version, reference: r, fields: FieldManager(t, k, version), verdicts: map[bool]int{}}
 			for seed := range rounds {
 				c.round(t, uint64(seed))
 				if t.Failed() {
 					t.Fatalf("in round %d", seed)
 				}
 			}
-			t.Logf("%d valid, %d invalid", c.verdicts[true], c.verdicts[false])
+			t.Logf("%d valid, %d invalid, %d recorded as created, %d as applied", c.verdicts[true], c.verdicts[false], c.recorded, c.applied)
+			if c.recorded == 0 {
+				t.Error("the kind has never recorded a creation by itself")
+			}
 		})
 	}
 }
@@ -48,15 +52,20 @@ type comparison struct {
 	kind      *kind.Kind
 	version   string
 	reference *Reference
+	fields    *managedfields.FieldManager
 	verdicts  map[bool]int
+	recorded  int // creations whose managed fields the kind recorded by itself
+	applied   int // first applies that the kind made by itself
 }
 
 func (c *comparison) round(t *testing.T, seed uint64) {
 	g := &Generator{Rand: rand.New(rand.NewPCG(seed, 1)), Faults: [...]float64{0, 0.01, 0.05, 0.2}[seed%4]}
-	obj, tree := c.Decode(t, c.body(t, g.Object(c.reference.Structural)))
+	body := c.body(t, g.Object(c.reference.Structural))
+	obj, tree := c.Decode(t, body)
 	if t.Failed() || obj == nil {
 		return
 	}
+	c.managed(t, body)
 	c.validate(t, obj, nil, tree, nil)
 
 	// The same object, a part of it made anew, is an update.
