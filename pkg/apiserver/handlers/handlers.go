@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -23,6 +24,7 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/endpoints/handlers"
 	"k8s.io/apiserver/pkg/endpoints/handlers/fieldmanager"
 	"k8s.io/apiserver/pkg/endpoints/handlers/negotiation"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
@@ -163,7 +165,8 @@ type base struct {
 }
 
 // mutate runs mutating admission over an object. Managed fields that come out of it
-// broken are put back as they were, with a warning, as upstream does.
+// broken are put back as they were, and owners that come out twice are once, both with
+// a warning, as upstream has it.
 func (b *base) mutate(ctx context.Context, obj *object.Object, a admission.Attributes) error {
 	admit, ok := b.admission.(admission.MutationInterface)
 	if !ok || !admit.Handles(a.GetOperation()) {
@@ -173,6 +176,9 @@ func (b *base) mutate(ctx context.Context, obj *object.Object, a admission.Attri
 	if err := admit.Admit(ctx, a, b); err != nil {
 		return err
 	}
+	if twice := dropRepeatedOwners(obj); len(twice) > 0 {
+		warning.AddWarning(ctx, "", fmt.Sprintf(handlers.DuplicateOwnerReferencesAfterMutatingAdmissionWarningFormat, strings.Join(twice, ", ")))
+	}
 	if sameEntries(before, obj.ManagedFields) {
 		return nil
 	}
@@ -181,6 +187,23 @@ func (b *base) mutate(ctx context.Context, obj *object.Object, a admission.Attri
 		warning.AddWarning(ctx, "", fmt.Sprintf(fieldmanager.InvalidManagedFieldsAfterMutatingAdmissionWarningFormat, err))
 	}
 	return nil
+}
+
+// dropRepeatedOwners returns the UIDs of those that it drops.
+func dropRepeatedOwners(obj *object.Object) []string {
+	var kept []metav1.OwnerReference
+	var dropped []string
+	for _, owner := range obj.OwnerReferences {
+		if slices.ContainsFunc(kept, func(k metav1.OwnerReference) bool { return apiequality.Semantic.DeepEqual(k, owner) }) {
+			dropped = append(dropped, string(owner.UID))
+			continue
+		}
+		kept = append(kept, owner)
+	}
+	if len(dropped) > 0 {
+		obj.OwnerReferences = kept
+	}
+	return dropped
 }
 
 // sameEntries tells whether nobody has touched the entries since.

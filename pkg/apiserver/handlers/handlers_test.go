@@ -260,6 +260,25 @@ func TestManagedFieldsThatAdmissionBreaksArePutBack(t *testing.T) {
 	}
 }
 
+// doubling is a plugin that gives an object the same owner twice.
+type doubling struct{}
+
+func (doubling) Handles(admission.Operation) bool { return true }
+
+func (doubling) Admit(_ context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	owner := metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "a", UID: "u"}
+	a.GetObject().(*object.Object).OwnerReferences = []metav1.OwnerReference{owner, owner}
+	return nil
+}
+
+func TestOwnersThatAdmissionRepeatsAreOwnersOnce(t *testing.T) {
+	h, s := newHandlers(t, doubling{}, allowing("create"))
+	h.Or(http.NotFoundHandler()).ServeHTTP(httptest.NewRecorder(), newRequest(http.MethodPost, "", "", asJSON, asJSON, strings.NewReader(whole)))
+	if len(s.got.OwnerReferences) != 1 {
+		t.Errorf("owners: %v", s.got.OwnerReferences)
+	}
+}
+
 func TestManagerOf(t *testing.T) {
 	for userAgent, want := range map[string]string{
 		"":                       "",
