@@ -21,15 +21,48 @@ func main() {
 	}
 }
 
+// seeHelp adds where to read what the command takes.
+func seeHelp(cmd *cobra.Command, err error) error {
+	return fmt.Errorf("%w\nSee '%s --help'", err, cmd.CommandPath())
+}
+
+// noArgs refuses arguments.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return seeHelp(cmd, fmt.Errorf("%s takes no argument, and was given %q", cmd.CommandPath(), args[0]))
+	}
+	return nil
+}
+
+// oneArg wants one argument.
+func oneArg(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return seeHelp(cmd, fmt.Errorf("%s takes one %s, and was given %d", cmd.CommandPath(), name, len(args)))
+		}
+		return nil
+	}
+}
+
 func newCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "vmesh",
 		Short: "Virtual clusters for Istio's configuration",
 		Long: `vmesh serves many small, isolated virtual clusters that hold Istio's configuration,
 and pushes what teams write there to the shared istiod.`,
+		Example: `  # Start a server: everything on loopback, data in ./data
+  vmesh server
+
+  # Work in its first virtual cluster
+  vmesh kubeconfig create default > team.kubeconfig
+  kubectl --kubeconfig team.kubeconfig get virtualservices -A
+
+  # Complete commands in this shell
+  source <(vmesh completion bash)`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return seeHelp(cmd, err) })
 	cmd.AddCommand(newServerCommand(), newKubeconfigCommand(), newVersionCommand())
 	return cmd
 }

@@ -1,16 +1,16 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
-	"k8s.io/component-base/logs"
 	logsapi "k8s.io/component-base/logs/api/v1"
-	_ "k8s.io/component-base/logs/json/register" // --logging-format=json
 
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 	"github.com/vmesh-io/vmesh/pkg/apiserver"
@@ -34,32 +34,55 @@ istiod. Without flags everything is on loopback and stored in an etcd inside the
 
   # On an etcd cluster of your own, with flags in a file
   vmesh server --config /etc/vmesh/server.yaml --etcd-servers https://etcd-0:2379,https://etcd-1:2379`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if config != "" {
 				if err := apiserver.LoadFile(cmd.Flags(), config); err != nil {
 					return err
 				}
 			}
-			if err := logsapi.ValidateAndApply(logging, nil); err != nil {
-				return err
-			}
-			defer logs.FlushLogs()
-			begun := time.Now()
-			server, err := apiserver.New(cmd.Context(), options)
+			flush, err := applyLogging(logging)
 			if err != nil {
 				return err
 			}
-			defer server.Close()
-			return server.Run(cmd.Context(), func() {
-				greet(cmd.OutOrStdout(), options, time.Since(begun))
-			})
+			defer flush()
+			return runServer(cmd, options)
 		},
 	}
 	cmd.Flags().StringVar(&config, "config", "", "A YAML file with flags and their values; flags on the command line come before it.")
 	options.AddFlags(cmd.Flags())
-	logsapi.AddFlags(logging, cmd.Flags())
+	addLoggingFlags(logging, cmd.Flags())
+	_ = cmd.MarkFlagDirname("data-dir")
+	_ = cmd.MarkFlagFilename("config", "yaml", "yml")
 	return cmd
+}
+
+// runServer serves until the command's context ends.
+func runServer(cmd *cobra.Command, options *apiserver.Options) error {
+	begun := time.Now()
+	var opened atomic.Pointer[apiserver.Server]
+	starting, started := context.WithCancel(cmd.Context())
+	defer started()
+	go tellProgress(starting, cmd.ErrOrStderr(), progressAfter, progressEvery, func() string {
+		server := opened.Load()
+		if server == nil {
+			return "opening " + options.DataDir
+		}
+		if err := server.NotReady(); err != nil {
+			return err.Error()
+		}
+		return "making the first mesh and virtual cluster"
+	})
+	server, err := apiserver.New(cmd.Context(), options)
+	if err != nil {
+		return err
+	}
+	defer server.Close()
+	opened.Store(server)
+	return server.Run(cmd.Context(), func() {
+		started()
+		greet(cmd.OutOrStdout(), options, time.Since(begun))
+	})
 }
 
 // greet tells who started the server what to type next.

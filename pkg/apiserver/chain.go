@@ -3,6 +3,7 @@ package apiserver
 import (
 	"net/http"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilwaitgroup "k8s.io/apimachinery/pkg/util/waitgroup"
 	genericapifilters "k8s.io/apiserver/pkg/endpoints/filters"
 	genericapiserver "k8s.io/apiserver/pkg/server"
@@ -33,8 +34,9 @@ func (l *lifecycle) ShuttingDown() <-chan struct{} { return l.closing }
 // upstream's chain without what has no use here (priority and fairness, which sees one
 // flow for all virtual clusters; impersonation; CORS; tracing), which is a tenth of what
 // a small write costs.
-func buildChain(handler http.Handler, c *genericapiserver.Config, writes *handlers.Handlers, clusters filters.Clusters, life *lifecycle) http.Handler {
-	handler = writes.Or(handler)
+func buildChain(handler http.Handler, c *genericapiserver.Config, writes *handlers.Handlers, deprecations map[schema.GroupVersionResource]string,
+	clusters filters.Clusters, life *lifecycle) http.Handler {
+	handler = filters.WithDeprecations(writes.Or(handler), deprecations)
 	handler = filters.WithState(handler, clusters, c.Serializer)
 	handler = genericapifilters.WithAuthorization(handler, c.Authorization.Authorizer, c.Serializer)
 	handler = genericfilters.WithMaxInFlightLimit(handler, c.MaxRequestsInFlight, c.MaxMutatingRequestsInFlight, c.LongRunningFunc)

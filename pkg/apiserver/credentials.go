@@ -29,7 +29,7 @@ type credentials struct {
 func ensureCredentials(o *Options) (*credentials, error) {
 	dir := o.pkiDir()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("--data-dir: %w", err)
+		return nil, fmt.Errorf("--data-dir: %w: give a directory that this user can write", err)
 	}
 	c := &credentials{clientCAFile: dir + "/client-ca.crt"}
 	var err error

@@ -104,7 +104,7 @@ func newEndpoint(c endpointConfig) (*endpoint, error) {
 	})
 	config.BuildHandlerChainFunc = func(handler http.Handler, generic *genericapiserver.Config) http.Handler {
 		handler = filters.WithMediaTypes(handler, e.codec.Typed, generic.Serializer)
-		handler = buildChain(handler, generic, writes, c.clusters, c.life)
+		handler = buildChain(handler, generic, writes, e.codec.Deprecations(), c.clusters, c.life)
 		if c.wrap != nil {
 			handler = c.wrap(handler)
 		}

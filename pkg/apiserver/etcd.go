@@ -2,12 +2,16 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"strings"
+	"syscall"
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"google.golang.org/grpc"
+	"go.uber.org/zap"
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/vmesh-io/vmesh/pkg/storage/embedded"
@@ -24,12 +28,15 @@ func (s *Server) openEtcd(ctx context.Context) (*clientv3.Client, error) {
 	if len(s.options.Etcd.Servers) == 0 {
 		etcd, err := embedded.Start(ctx, embedded.Config{Dir: s.options.etcdDir()})
 		if err != nil {
-			return nil, fmt.Errorf("starting the embedded etcd: %w", err)
+			return nil, fmt.Errorf("%w: %s", err, remedy(err))
 		}
 		s.closers = append(s.closers, func() { _ = etcd.Close() })
 		s.loops = append(s.loops, loop{"embedded etcd", func(ctx context.Context) error {
 			select {
 			case err := <-etcd.Err():
+				if err != nil {
+					err = fmt.Errorf("%w: %s", err, remedy(err))
+				}
 				return err
 			case <-ctx.Done():
 				return nil
@@ -38,8 +45,9 @@ func (s *Server) openEtcd(ctx context.Context) (*clientv3.Client, error) {
 		return etcd.Client(), nil
 	}
 	config := clientv3.Config{
+		Logger: zap.NewNop(), // what fails is told by who asked
+		// It connects when it can: until then the server is not ready, and says why.
 		Endpoints: s.options.Etcd.Servers, DialTimeout: etcdDialTimeout, DialKeepAliveTime: 30 * time.Second, DialKeepAliveTimeout: 10 * time.Second,
-		DialOptions: []grpc.DialOption{grpc.WithBlock()}, //nolint:staticcheck // an etcd that cannot be reached is an error at start
 	}
 	tls := transport.TLSInfo{CertFile: s.options.Etcd.CertFile, KeyFile: s.options.Etcd.KeyFile, TrustedCAFile: s.options.Etcd.CAFile}
 	if !tls.Empty() || tls.TrustedCAFile != "" {
@@ -55,6 +63,21 @@ func (s *Server) openEtcd(ctx context.Context) (*clientv3.Client, error) {
 	}
 	s.closers = append(s.closers, func() { _ = client.Close() })
 	return client, nil
+}
+
+// remedy says what to do about an embedded etcd that does not start, or has ended.
+func remedy(err error) string {
+	switch {
+	case errors.Is(err, embedded.ErrInUse):
+		return "stop that first, or give another --data-dir"
+	case errors.Is(err, context.Canceled):
+		return "the server was stopped"
+	case strings.Contains(err.Error(), syscall.ENOSPC.Error()): // etcd passes on the text alone
+		return "make room on the disk, and start again"
+	case errors.Is(err, fs.ErrPermission):
+		return "give a --data-dir that this user can write"
+	}
+	return "if the data is damaged, put a backup of --data-dir in its place"
 }
 
 func eventTTL(runtime.Object, uint64, bool) (uint64, error) { return eventSeconds, nil }

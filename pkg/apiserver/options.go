@@ -5,10 +5,14 @@ package apiserver
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -82,14 +86,18 @@ func addFeatureGates(fs *pflag.FlagSet) {
 		// A copy of the cache's index for every change of the last minute costs a fifth of
 		// what an object does, to spare etcd the later pages of lists.
 		genericfeatures.ListFromCacheSnapshot: false,
-		// Server-side applies are read as CBOR: see filters.WithFastApply.
+		// As what upstream is on its way to: clients may speak CBOR.
 		genericfeatures.CBORServingAndStorage: true,
 	} {
+		if gates.Enabled(feature) == on {
+			continue // set by an earlier call: the gates are the process's
+		}
 		if err := gates.OverrideDefault(feature, on); err != nil {
 			klog.Background().Error(err, "Setting the default of a feature gate failed", "feature", feature)
 		}
 	}
 	gates.AddFlag(fs)
+	fs.Lookup("feature-gates").Usage = "Kubernetes' feature gates, for experiments: NAME=true or NAME=false, with commas between."
 }
 
 // Validate says what is wrong with the options, each with its flag.
@@ -103,17 +111,38 @@ func (o *Options) Validate() error {
 		bad("--secure-port: %d is not a port: choose one from 1 to 65535", o.SecurePort)
 	}
 	for flag, address := range map[string]string{"--xds-address": o.XDSAddress, "--xds-tls-address": o.XDSTLSAddress} {
-		if _, _, err := net.SplitHostPort(address); address != "" && err != nil {
-			bad("%s: %q is not HOST:PORT: %w", flag, address, err)
+		if _, port, err := net.SplitHostPort(address); address != "" && (err != nil || !isPort(port)) {
+			bad("%s: %q is not HOST:PORT, as in 127.0.0.1:15051", flag, address)
 		}
+	}
+	if u, err := url.Parse(o.ExternalURL); o.ExternalURL != "" && (err != nil || u.Scheme != "https" || u.Hostname() == "" || strings.Trim(u.Path, "/") != "") {
+		bad("--external-url: %q is not https://HOST or https://HOST:PORT", o.ExternalURL)
+	}
+	for _, server := range o.Etcd.Servers {
+		if u, err := url.Parse(server); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			bad("--etcd-servers: %q is not a URL, as in https://etcd-0:2379", server)
+		}
+	}
+	if len(o.Etcd.Servers) == 0 && o.Etcd.CAFile+o.Etcd.CertFile+o.Etcd.KeyFile != "" {
+		bad("--etcd-cafile, --etcd-certfile and --etcd-keyfile are for --etcd-servers, which is not given")
 	}
 	if (o.Etcd.CertFile == "") != (o.Etcd.KeyFile == "") {
 		bad("--etcd-certfile and --etcd-keyfile: give both or neither")
+	}
+	for flag, d := range map[string]time.Duration{"--etcd-compaction-interval": o.Etcd.CompactionInterval, "--shutdown-period": o.ShutdownPeriod} {
+		if d < 0 {
+			bad("%s: %s must not be negative", flag, d)
+		}
 	}
 	if o.MaxBodyBytes < 1<<10 {
 		bad("--max-request-body-bytes: %d is too little for any object: at least 1024", o.MaxBodyBytes)
 	}
 	return errors.Join(errs...)
+}
+
+func isPort(s string) bool {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return err == nil && n > 0
 }
 
 // LoadFile sets flags from a file: a YAML object whose keys are flag names. Flags on
@@ -125,11 +154,12 @@ func LoadFile(fs *pflag.FlagSet, name string) error {
 	}
 	values := map[string]any{}
 	if err := yaml.UnmarshalStrict(data, &values); err != nil {
-		return fmt.Errorf("--config %s: %w", name, err)
+		return fmt.Errorf("--config %s: it must be a YAML object of flags and values, as in \"secure-port: 7443\": %w", name, err)
 	}
-	for key, value := range values {
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		value := values[key]
 		flag := fs.Lookup(key)
-		if flag == nil {
+		if flag == nil || key == "config" || key == "help" {
 			return fmt.Errorf("--config %s: %s: there is no such flag; see vmesh server --help", name, key)
 		}
 		if flag.Changed {
@@ -151,7 +181,7 @@ func LoadFile(fs *pflag.FlagSet, name string) error {
 // URL is the address that clients are given.
 func (o *Options) URL() string {
 	if o.ExternalURL != "" {
-		return o.ExternalURL
+		return strings.TrimSuffix(o.ExternalURL, "/")
 	}
 	host := o.BindAddress.String()
 	if o.BindAddress.IsUnspecified() {

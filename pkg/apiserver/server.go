@@ -5,17 +5,21 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
+	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
-	"k8s.io/apiserver/pkg/server/healthz"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
 	"k8s.io/client-go/util/cert"
 	"k8s.io/klog/v2"
@@ -51,7 +55,11 @@ type Server struct {
 	closers  []func()
 	warm     *warmth
 	life     *lifecycle
+	etcd     *etcdProbe
 	sync     *vmeshsync.Service
+
+	secure             *genericapiserver.SecureServingInfo
+	xdsPlain, xdsOnTLS net.Listener
 }
 
 // loop is work that goes on while the server runs.
@@ -72,16 +80,30 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 			s.Close()
 		}
 	}()
+	release, err := openDataDir(o.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, release)
 	creds, err := ensureCredentials(o)
 	if err != nil {
+		return nil, err
+	}
+	// What can be wrong with the options comes before the storage begins to work.
+	if err := s.listen(creds); err != nil {
 		return nil, err
 	}
 	client, err := s.openEtcd(ctx)
 	if err != nil {
 		return nil, err
 	}
+	s.etcd = newEtcdProbe(client, o.Etcd.Prefix)
+	compaction := o.Etcd.CompactionInterval
+	if compaction == 0 {
+		compaction = -1 // never, and not the storage's default
+	}
 	s.backend, err = logical.NewBackend(logical.BackendConfig{
-		Client: client, Prefix: o.Etcd.Prefix, CompactionInterval: o.Etcd.CompactionInterval, Registerer: newRegisterer(),
+		Client: client, Prefix: o.Etcd.Prefix, CompactionInterval: compaction, Registerer: newRegisterer(),
 	})
 	if err != nil {
 		return nil, err
@@ -159,26 +181,26 @@ func (s *Server) assemble(creds *credentials) error {
 	if err != nil {
 		return err
 	}
+	checks := s.readinessChecks()
 	admit := admission.NewChainHandler(vmeshadmission.NewNamespaceLifecycle(namespaceREST, s.clusters.IsSystemNamespace))
-	secure, err := s.listen(creds)
-	if err != nil {
-		return err
-	}
 	if s.tenant, err = newEndpoint(endpointConfig{
 		name: "virtual-cluster", kinds: slices.Concat(core, mesh, []*kind.Kind{definitions}), storage: tenantGroups,
-		options: s.options, secure: secure, authenticator: authenticator, admission: admit, clusters: s.clusters, life: s.life,
+		options: s.options, secure: s.secure, authenticator: authenticator, admission: admit, clusters: s.clusters, life: s.life,
 	}); err != nil {
 		return err
 	}
 	if s.root, err = newEndpoint(endpointConfig{
 		name: "root", kinds: slices.Concat(core, []*kind.Kind{virtualClusters, meshes, kubeconfigs}), storage: rootGroups,
-		options: s.options, secure: secure, authenticator: authenticator, admission: admit, clusters: s.clusters, life: s.life, process: true,
-		wrap: func(root http.Handler) http.Handler { return filters.WithCluster(root, s.tenant.server.Handler) },
+		options: s.options, secure: s.secure, authenticator: authenticator, admission: admit, clusters: s.clusters, life: s.life, process: true,
+		wrap: func(root http.Handler) http.Handler {
+			return filters.WithCluster(withReasons(root, checks), withReasons(s.tenant.server.Handler, checks))
+		},
 	}); err != nil {
 		return err
 	}
 
 	purge := virtualcluster.New(clusterStore, s.backend)
+	settle := virtualcluster.NewSettle(clusterStore, s.clusters)
 	var contents []*resource.Store
 	for _, k := range s.kinds {
 		if k.Namespaced() {
@@ -188,7 +210,9 @@ func (s *Server) assemble(creds *credentials) error {
 	content := namespacecontroller.New(namespaceREST, finalizeREST, contents)
 	s.loops = append(s.loops,
 		s.observe(clusterStore, s.clusters), s.observe(clusterStore, purge), s.observe(namespaces, content),
+		s.observe(clusterStore, settle.Clusters()), s.observe(meshStore, settle.Meshes()),
 		loop{"virtual cluster purge", func(ctx context.Context) error { purge.Run(ctx); return nil }},
+		loop{"virtual cluster settling", func(ctx context.Context) error { settle.Run(ctx); return nil }},
 		loop{"namespace content", func(ctx context.Context) error { content.Run(ctx); return nil }},
 		loop{"warm-up", s.warmUp},
 		loop{"memory", tuneMemory},
@@ -200,11 +224,6 @@ func (s *Server) assemble(creds *credentials) error {
 	}, mesh)
 	if err := s.assembleSync(mesh, meshStore, creds); err != nil {
 		return err
-	}
-	checks := []healthz.HealthChecker{
-		healthz.NamedCheck("storage", func(*http.Request) error { return s.storageReady() }),
-		healthz.NamedCheck("kinds", func(*http.Request) error { return s.warm.err() }),
-		healthz.NamedCheck("snapshot", func(*http.Request) error { return s.sync.Ready() }),
 	}
 	return errors.Join(s.root.server.AddReadyzChecks(checks...), s.tenant.server.AddReadyzChecks(checks...))
 }
@@ -252,9 +271,13 @@ func onceObjects(load func() ([]*object.Object, error)) func() ([]*object.Object
 	})
 }
 
-func (s *Server) storageReady() error {
+func (s *Server) storageReady() error { return cachesReady(s.backend.Ready()) }
+
+// cachesReady names a few of the watch caches that are not ready: when one is not, it is
+// most often all of them, and for one reason.
+func cachesReady(ready map[schema.GroupResource]error) error {
 	var waiting []string
-	for gr, err := range s.backend.Ready() {
+	for gr, err := range ready {
 		if err != nil {
 			waiting = append(waiting, fmt.Sprintf("%s: %v", gr, err))
 		}
@@ -263,7 +286,13 @@ func (s *Server) storageReady() error {
 		return nil
 	}
 	slices.Sort(waiting)
-	return fmt.Errorf("watch caches are not in step with etcd: %s", strings.Join(waiting, "; "))
+	count := len(waiting)
+	const shown = 3
+	rest := ""
+	if len(waiting) > shown {
+		waiting, rest = waiting[:shown], "; ..."
+	}
+	return fmt.Errorf("%d of %d watch caches are not in step with etcd: %s%s", count, len(ready), strings.Join(waiting, "; "), rest)
 }
 
 // authenticator checks client certificates against the authority's file, which is read
@@ -278,23 +307,61 @@ func (s *Server) authenticator(creds *credentials) (authenticator.Request, error
 	}, s.clusters), nil
 }
 
-// listen binds the port, so that a port that is taken is an error at start.
-func (s *Server) listen(creds *credentials) (*genericapiserver.SecureServingInfo, error) {
+// listen binds the ports, so that one that is taken is an error at start.
+func (s *Server) listen(creds *credentials) error {
+	address := net.JoinHostPort(s.options.BindAddress.String(), strconv.Itoa(s.options.SecurePort))
+	api, err := listenTCP("--bind-address, --secure-port", address)
+	if err != nil {
+		return err
+	}
+	s.closers = append(s.closers, func() { _ = api.Close() }) // closed already when it has served
+	for flag, to := range map[string]struct {
+		listener *net.Listener
+		address  string
+	}{
+		"--xds-address":     {&s.xdsPlain, s.options.XDSAddress},
+		"--xds-tls-address": {&s.xdsOnTLS, s.options.XDSTLSAddress},
+	} {
+		if to.address == "" {
+			continue
+		}
+		l, err := listenTCP(flag, to.address)
+		if err != nil {
+			return err
+		}
+		*to.listener = l
+		s.closers = append(s.closers, func() { _ = l.Close() })
+	}
 	serving := genericoptions.NewSecureServingOptions()
 	serving.BindAddress, serving.BindPort, serving.Required = s.options.BindAddress, s.options.SecurePort, true
+	serving.Listener = api
 	serving.ServerCert.CertKey = genericoptions.CertKey{CertFile: creds.certFile, KeyFile: creds.keyFile}
 	serving.HTTP2MaxStreamsPerConnection = 1000
-	var info *genericapiserver.SecureServingInfo
-	if err := serving.ApplyTo(&info); err != nil {
-		return nil, fmt.Errorf("--bind-address, --secure-port: %w", err)
+	if err := serving.ApplyTo(&s.secure); err != nil {
+		return fmt.Errorf("--bind-address, --secure-port: %w", err)
 	}
 	clientCA, err := dynamiccertificates.NewDynamicCAContentFromFile("client-ca", creds.clientCAFile)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	info.ClientCA = clientCA
-	s.closers = append(s.closers, func() { _ = info.Listener.Close() }) // closed already when it has served
-	return info, nil
+	s.secure.ClientCA = clientCA
+	return nil
+}
+
+func listenTCP(flag, address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	var cause *os.SyscallError
+	switch {
+	case err == nil:
+		return l, nil
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("%s: %s is in use by another process: stop that, or choose another port", flag, address)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return nil, fmt.Errorf("%s: this machine has no address %s: choose one of its own, or 0.0.0.0 for all", flag, address)
+	case errors.As(err, &cause):
+		return nil, fmt.Errorf("%s: listening on %s: %w", flag, address, cause.Err)
+	}
+	return nil, fmt.Errorf("%s: %w", flag, err)
 }
 
 // Run serves until ctx is done; then it lets requests that are under way end, and stops
@@ -337,7 +404,7 @@ func (s *Server) Run(ctx context.Context, started func()) error {
 	})
 	stop := context.AfterFunc(serve, func() { close(s.life.closing) })
 	defer stop()
-	err := prepared.RunWithContext(serve)
+	err := s.drain(serve, prepared.RunWithContext)
 	stopWork(errors.New("the server stops"))
 	wg.Wait()
 	close(failures)
@@ -346,6 +413,23 @@ func (s *Server) Run(ctx context.Context, started func()) error {
 		errs = append(errs, f)
 	}
 	return errors.Join(errs...)
+}
+
+// drain runs until ctx is done, and then for as long as requests under way may take.
+func (s *Server) drain(ctx context.Context, run func(context.Context) error) error {
+	ended := make(chan error, 1)
+	go func() { ended <- run(ctx) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(s.options.ShutdownPeriod):
+		return fmt.Errorf("requests were still under way %s after the sign to stop, and were cut off (--shutdown-period)", s.options.ShutdownPeriod)
+	}
 }
 
 // prepareData waits for the storage and makes what a first use needs.
@@ -357,6 +441,17 @@ func (s *Server) prepareData(ctx context.Context) error {
 		return err
 	}
 	return s.warm.wait(ctx)
+}
+
+// NotReady is the first reason why the server is not ready, or nil. It may be called
+// while Run runs.
+func (s *Server) NotReady() error {
+	for _, c := range s.readinessChecks() {
+		if err := c.Check(nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Close frees what New opened.

@@ -3,9 +3,6 @@ package apiserver
 import (
 	"context"
 	"crypto/tls"
-	"errors"
-	"fmt"
-	"net"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,23 +22,15 @@ import (
 // assembleSync makes the meshes' config source: snapshots of what the watch caches
 // hold, served to control planes.
 func (s *Server) assembleSync(mesh []*kind.Kind, meshes *resource.Store, creds *credentials) error {
-	plain, err := listenXDS("--xds-address", s.options.XDSAddress)
-	if err != nil {
-		return err
-	}
-	secure, err := listenXDS("--xds-tls-address", s.options.XDSTLSAddress)
-	if err != nil {
-		return errors.Join(err, closeListener(plain))
-	}
-	s.closers = append(s.closers, func() { _, _ = closeListener(plain), closeListener(secure) }) // closed already when they have served
+	var err error
 	s.sync, err = sync.New(sync.Config{
 		Kinds: mesh,
 		Observe: func(ctx context.Context, gr schema.GroupResource, o snapshot.Observer) error {
 			return s.backend.Observe(ctx, gr, o)
 		},
 		Writer: meshStatus{meshes},
-		Plain:  plain,
-		TLS:    secure,
+		Plain:  s.xdsPlain,
+		TLS:    s.xdsOnTLS,
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			// Read at each handshake, which is rare: a renewed certificate needs no restart.
 			pair, err := tls.LoadX509KeyPair(creds.certFile, creds.keyFile)
@@ -54,24 +43,6 @@ func (s *Server) assembleSync(mesh []*kind.Kind, meshes *resource.Store, creds *
 	}
 	s.loops = append(s.loops, loop{"config source", s.sync.Run})
 	return nil
-}
-
-func listenXDS(flag, address string) (net.Listener, error) {
-	if address == "" {
-		return nil, nil
-	}
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", flag, err)
-	}
-	return l, nil
-}
-
-func closeListener(l net.Listener) error {
-	if l == nil {
-		return nil
-	}
-	return l.Close()
 }
 
 // meshStatus writes statuses through the storage, as any client would.

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
@@ -158,6 +160,24 @@ func refusedBySchema(r *rawapi.Response) bool {
 		}
 	}
 	return true
+}
+
+// TestIstioctlAnalyzesAVirtualCluster checks that everything is there that analyze waits for.
+func TestIstioctlAnalyzesAVirtualCluster(t *testing.T) {
+	tenant := newTenant(t, shared)
+	tenant.namespace(t, "shop")
+	mustDo(t, tenant.raw, http.MethodPost, virtualServices("shop"),
+		`{"apiVersion":"networking.istio.io/v1","kind":"VirtualService","metadata":{"name":"a"},"spec":{"hosts":["a.b"],"gateways":["none"],"http":[{"route":[{"destination":{"host":"a.b"}}]}]}}`)
+	istioctl, err := harness.Tool(t.Context(), "istioctl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, istioctl, "analyze", "-A", "--kubeconfig", tenant.kubeconfig).CombinedOutput()
+	if want := "[IST0101] (VirtualService shop/a) Referenced gateway not found"; !strings.Contains(string(out), want) {
+		t.Errorf("got %v: %s", err, out)
+	}
 }
 
 // verdict is what istioctl says of a sample: nothing, when it is content.

@@ -82,6 +82,9 @@ func TestANamespaceWaitsForWhatItHolds(t *testing.T) {
 		refused(t, do(t, tenant.raw, http.MethodPost, path, body), http.StatusForbidden, "being terminated")
 	}
 	refused(t, do(t, tenant.raw, http.MethodPost, "/api/v1/namespaces", `{"metadata":{"name":"shop"}}`), http.StatusConflict, "already exists")
+	mustDo(t, tenant.raw, http.MethodPut, "/api/v1/namespaces/shop", `{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"shop"},"spec":{"finalizers":[]}}`)
+	mustDo(t, tenant.raw, http.MethodGet, held, "")
+	mustDo(t, tenant.raw, http.MethodGet, "/api/v1/namespaces/shop", "")
 	mustDo(t, tenant.raw, http.MethodPatch, held, `{"metadata":{"finalizers":null}}`)
 	eventually(t, func() error {
 		if response := do(t, tenant.raw, http.MethodGet, "/api/v1/namespaces/shop", ""); response.Status != 404 {

@@ -23,15 +23,12 @@ func fillNamespace(o *corev1.Namespace) {
 	o.Labels[corev1.LabelMetadataName] = o.Name
 }
 
-// completeNamespace gives a namespace the finalizer that stands for its contents, and a
-// phase. The finalizer stays for as long as nobody deletes the namespace; after that it
-// is the registry's, whose finalize endpoint takes it away.
+// completeNamespace gives a new namespace the finalizer that stands for its contents, and
+// a phase. From then on the finalizers are the registry's, whose finalize endpoint alone
+// takes them away.
 func completeNamespace(o, old *corev1.Namespace) {
 	fillNamespace(o) // its name may have been made up since
 	if old != nil {
-		if o.DeletionTimestamp == nil {
-			o.Spec.Finalizers = old.Spec.Finalizers
-		}
 		return
 	}
 	if !slices.Contains(o.Spec.Finalizers, corev1.FinalizerKubernetes) {
@@ -113,18 +110,37 @@ func completeService(o, old *corev1.Service) {
 
 // fillPod fills in what follows from other members.
 func fillPod(o *corev1.Pod) {
-	if o.Spec.ServiceAccountName == "" {
-		o.Spec.ServiceAccountName = o.Spec.DeprecatedServiceAccount
-	}
-	o.Spec.DeprecatedServiceAccount = o.Spec.ServiceAccountName
-	for i := range o.Spec.Volumes {
-		if o.Spec.Volumes[i].VolumeSource == (corev1.VolumeSource{}) {
-			o.Spec.Volumes[i].EmptyDir = &corev1.EmptyDirVolumeSource{}
-		}
+	if o.Spec.EnableServiceLinks == nil {
+		yes := true
+		o.Spec.EnableServiceLinks = &yes
 	}
 	for _, list := range [][]corev1.Container{o.Spec.InitContainers, o.Spec.Containers} {
 		for i := range list {
-			fillContainer(&list[i], o.Spec.HostNetwork)
+			fillResources(&list[i], o.Spec.HostNetwork)
+		}
+	}
+	fillPodSpec(&o.Spec)
+}
+
+// fillPodSpec does what also goes for the pods that a template describes.
+func fillPodSpec(s *corev1.PodSpec) {
+	if s.ServiceAccountName == "" {
+		s.ServiceAccountName = s.DeprecatedServiceAccount
+	}
+	s.DeprecatedServiceAccount = s.ServiceAccountName
+	for i := range s.Volumes {
+		if s.Volumes[i].VolumeSource == (corev1.VolumeSource{}) {
+			s.Volumes[i].EmptyDir = &corev1.EmptyDirVolumeSource{}
+		}
+	}
+	for _, list := range [][]corev1.Container{s.InitContainers, s.Containers} {
+		for i := range list {
+			if c := &list[i]; c.ImagePullPolicy == "" {
+				c.ImagePullPolicy = corev1.PullIfNotPresent
+				if latest(c.Image) {
+					c.ImagePullPolicy = corev1.PullAlways
+				}
+			}
 		}
 	}
 }
@@ -136,13 +152,9 @@ func completePod(o, old *corev1.Pod) {
 	}
 }
 
-func fillContainer(c *corev1.Container, hostNetwork bool) {
-	if c.ImagePullPolicy == "" {
-		c.ImagePullPolicy = corev1.PullIfNotPresent
-		if latest(c.Image) {
-			c.ImagePullPolicy = corev1.PullAlways
-		}
-	}
+// fillResources requests what is the limit, and opens ports on the host where there is no
+// other network.
+func fillResources(c *corev1.Container, hostNetwork bool) {
 	for name, limit := range c.Resources.Limits {
 		if _, ok := c.Resources.Requests[name]; !ok {
 			if c.Resources.Requests == nil {

@@ -22,6 +22,7 @@ type fieldFacts struct {
 // The packages of the models.
 const (
 	admission     = "io.k8s.api.admissionregistration.v1."
+	apps          = "io.k8s.api.apps.v1."
 	core          = "io.k8s.api.core.v1."
 	discovery     = "io.k8s.api.discovery.v1."
 	events        = "io.k8s.api.events.v1."
@@ -55,6 +56,11 @@ func knownFacts() map[string]typeFacts {
 // are in the rows of the table.
 func fills() map[string]map[string]any {
 	return map[string]map[string]any{
+		apps + "DeploymentSpec": {
+			"replicas":                int64(1),
+			"revisionHistoryLimit":    int64(10),
+			"progressDeadlineSeconds": int64(600),
+		},
 		core + "ConfigMapVolumeSource": {
 			"defaultMode": int64(420),
 		},
@@ -88,7 +94,6 @@ func fills() map[string]map[string]any {
 			"securityContext":               map[string]any{},
 			"terminationGracePeriodSeconds": int64(30),
 			"schedulerName":                 "default-scheduler",
-			"enableServiceLinks":            true,
 		},
 		core + "Probe": {
 			"timeoutSeconds":   int64(1),
@@ -147,6 +152,13 @@ func fills() map[string]map[string]any {
 // declarations tell. A test holds them against client-go's own table.
 func publishedFacts() map[string]typeFacts {
 	return map[string]typeFacts{
+		apps + "Deployment": {fields: map[string]fieldFacts{
+			"spec": {required: true},
+		}},
+		apps + "DeploymentCondition": {fields: map[string]fieldFacts{
+			"status": {optional: true},
+			"type":   {optional: true},
+		}},
 		core + "AzureDiskVolumeSource": {fields: map[string]fieldFacts{
 			"cachingMode": {value: "ReadWrite"},
 			"fsType":      {value: "ext4"},

@@ -423,9 +423,14 @@ func bindingCells(meta metav1.ObjectMeta, role rbacv1.RoleRef, subjects []rbacv1
 func definitionCells(o *apiextensionsv1.CustomResourceDefinition) []any {
 	var served []string
 	for _, v := range o.Spec.Versions {
-		if v.Served {
-			served = append(served, v.Name)
+		if !v.Served {
+			continue
 		}
+		name := v.Name
+		if v.Storage {
+			name += "(storage)"
+		}
+		served = append(served, name)
 	}
 	established := false
 	for _, c := range o.Status.Conditions {

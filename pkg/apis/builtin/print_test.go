@@ -65,12 +65,14 @@ func TestRowsShowWhatKubectlUsersExpect(t *testing.T) {
 		{"an ingress for all hosts", "ingresses", `{metadata: {name: a}, spec: {rules: [{}]}}`, "a|<none>|*||80"},
 		{"the default class", "ingressclasses", `{metadata: {name: a, annotations: {ingressclass.kubernetes.io/is-default-class: "true"}}, spec: {controller: x.io/z, parameters: {apiGroup: g, kind: K, name: p}}}`,
 			"a (default)|x.io/z|K.g/p"},
+		{"a deployment", "deployments", `{metadata: {name: a}, spec: {replicas: 3, selector: {matchLabels: {x: z}}, template: {spec: {containers: [{name: c, image: i}, {name: d, image: j}]}}},
+			status: {readyReplicas: 1, updatedReplicas: 2}}`, "a|1/3|2|0|c,d|i,j|x=z"},
 		{"a role", "roles", `{metadata: {name: a}}`, "a"},
 		{"a binding", "rolebindings", `{metadata: {name: a}, roleRef: {kind: Role, name: r}, subjects: [{kind: User, name: u}, {kind: Group, name: g}, {kind: ServiceAccount, name: s, namespace: b}]}`,
 			"a|Role/r|u|g|b/s"},
 		{"a definition", "customresourcedefinitions", `{metadata: {name: a.b}, spec: {group: b, scope: Namespaced, names: {kind: A, plural: a, shortNames: [x, z]},
 			versions: [{name: v1, served: true, storage: true}, {name: v2, served: false, storage: false}]}, status: {conditions: [{type: Established, status: "True"}]}}`,
-			"a.b|Namespaced|v1|b|A|x,z|true"},
+			"a.b|Namespaced|v1(storage)|b|A|x,z|true"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got := printed(t, c.resource, c.body); got != c.want {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -187,6 +188,18 @@ func rows() []*row {
 			columns: columns(nameColumn(), text("Controller", "The controller that takes care of the class"),
 				text("Parameters", "The object that holds more parameters"), ageColumn()),
 			typed: typedAs(actions[*networkingv1.IngressClass]{validate: validateIngressClass, cells: ingressClassCells}),
+		},
+		{
+			group: appsv1.GroupName, version: "v1", kind: "Deployment", plural: "deployments", generations: true,
+			shortNames: []string{"deploy"}, categories: []string{"all"}, status: true,
+			columns: columns(nameColumn(),
+				text("Ready", "Number of the pod with ready state"),
+				text("Up-to-date", appsv1.DeploymentStatus{}.SwaggerDoc()["updatedReplicas"]),
+				text("Available", appsv1.DeploymentStatus{}.SwaggerDoc()["availableReplicas"]),
+				ageColumn(),
+				wide("Containers", "Names of each container in the template."), wide("Images", "Images referenced by each container in the template."),
+				wide("Selector", appsv1.DeploymentSpec{}.SwaggerDoc()["selector"])),
+			typed: typedAs(actions[*appsv1.Deployment]{fill: fillDeployment, validate: validateDeployment, cells: deploymentCells}),
 		},
 		{
 			group: rbacv1.GroupName, version: "v1", kind: "Role", plural: "roles",

@@ -24,19 +24,27 @@ func validateNamespace(o, _ *corev1.Namespace) field.ErrorList {
 	return errs
 }
 
-// validatePod is as much as a pod that no node runs needs: its containers have names,
-// images and sound ports.
 func validatePod(o, old *corev1.Pod) field.ErrorList {
 	spec := field.NewPath("spec")
+	errs := validatePodSpec(&o.Spec, spec)
+	if old != nil && old.Spec.NodeName != "" && old.Spec.NodeName != o.Spec.NodeName {
+		errs = append(errs, field.Forbidden(spec.Child("nodeName"), "a pod stays on its node"))
+	}
+	return errs
+}
+
+// validatePodSpec is as much as a pod that no node runs needs: its containers have names,
+// images and sound ports.
+func validatePodSpec(s *corev1.PodSpec, spec *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	if len(o.Spec.Containers) == 0 {
+	if len(s.Containers) == 0 {
 		errs = append(errs, field.Required(spec.Child("containers"), ""))
 	}
 	names := map[string]bool{}
 	for _, list := range []struct {
 		name       string
 		containers []corev1.Container
-	}{{"initContainers", o.Spec.InitContainers}, {"containers", o.Spec.Containers}} {
+	}{{"initContainers", s.InitContainers}, {"containers", s.Containers}} {
 		for i := range list.containers {
 			c, at := &list.containers[i], spec.Child(list.name).Index(i)
 			if c.Name == "" {
@@ -57,12 +65,8 @@ func validatePod(o, old *corev1.Pod) field.ErrorList {
 			}
 		}
 	}
-	errs = append(errs, oneOf(spec.Child("restartPolicy"), o.Spec.RestartPolicy,
+	return append(errs, oneOf(spec.Child("restartPolicy"), s.RestartPolicy,
 		corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)...)
-	if old != nil && old.Spec.NodeName != "" && old.Spec.NodeName != o.Spec.NodeName {
-		errs = append(errs, field.Forbidden(spec.Child("nodeName"), "a pod stays on its node"))
-	}
-	return errs
 }
 
 func validateEvent(o, _ *corev1.Event) field.ErrorList {

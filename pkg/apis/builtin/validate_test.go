@@ -52,6 +52,17 @@ func TestValidation(t *testing.T) {
 		{"a port of the wrong type", "services", "", `{` + meta + `spec: {ports: [{port: x}]}}`, []string{"spec.ports[0].port"}},
 		{"a name with an upper case letter", "services", "", `{metadata: {name: A, namespace: b}, spec: {ports: [{port: 80}]}}`, []string{"metadata.name"}},
 
+		{"a deployment", "deployments", "", `{` + meta + `spec: {selector: {matchLabels: {x: z}}, template: {metadata: {labels: {x: z}}, spec: {containers: [{name: c, image: i}]}}}}`, nil},
+		{"a deployment that selects others' pods", "deployments", "", `{` + meta + `spec: {replicas: -1, selector: {matchLabels: {x: z}}, template: {spec: {containers: [{name: c, image: i}]}}}}`,
+			[]string{"spec.replicas", "spec.template.metadata.labels"}},
+		{"a deployment that selects all", "deployments", "", `{` + meta + `spec: {selector: {}, template: {spec: {containers: [{name: c, image: i}]}}}}`, []string{"spec.selector"}},
+		{"a deployment of jobs", "deployments", "", `{` + meta + `spec: {selector: {matchLabels: {x: z}}, template: {metadata: {labels: {x: z}}, spec: {restartPolicy: Never, containers: [{name: c}]}}}}`,
+			[]string{"spec.template.spec.containers[0].image", "spec.template.spec.restartPolicy"}},
+		{"a deployment that recreates in parts", "deployments", "", `{` + meta + `spec: {strategy: {type: Recreate, rollingUpdate: {maxSurge: 1}}, selector: {matchLabels: {x: z}},
+			template: {metadata: {labels: {x: z}}, spec: {containers: [{name: c, image: i}]}}}}`, []string{"spec.strategy.rollingUpdate"}},
+		{"a deployment of other pods", "deployments", `{` + meta + `spec: {selector: {matchLabels: {x: z}}, template: {metadata: {labels: {x: z}}, spec: {containers: [{name: c, image: i}]}}}}`,
+			`{` + meta + `spec: {selector: {matchLabels: {x: "y"}}, template: {metadata: {labels: {x: "y"}}, spec: {containers: [{name: c, image: i}]}}}}`, []string{"spec.selector"}},
+
 		{"endpoints", "endpoints", "", `{` + meta + `subsets: [{addresses: [{ip: 10.0.0.1}], ports: [{port: 80}]}]}`, nil},
 		{"endpoints on loopback", "endpoints", "", `{` + meta + `subsets: [{addresses: [{ip: 127.0.0.1}], ports: [{port: 80}]}]}`, []string{"subsets[0].addresses[0].ip"}},
 		{"a subset of nothing", "endpoints", "", `{` + meta + `subsets: [{ports: [{port: 80}]}]}`, []string{"subsets[0]"}},

@@ -101,6 +101,19 @@ func (c *Codec) Typed(gr schema.GroupResource) bool {
 	return typed || !known
 }
 
+// Deprecations are the warnings for users of deprecated versions.
+func (c *Codec) Deprecations() map[schema.GroupVersionResource]string {
+	warnings := map[schema.GroupVersionResource]string{}
+	for _, k := range c.byGroupKind {
+		for _, version := range k.Versions() {
+			if text := k.Deprecation(version); text != "" {
+				warnings[k.GVR(version)] = text
+			}
+		}
+	}
+	return warnings
+}
+
 // Scheme knows the types that are not objects: statuses, tables, options.
 func (c *Codec) Scheme() *runtime.Scheme { return c.scheme }
 

@@ -129,7 +129,7 @@ func (p *Purge) purge(ctx context.Context, name string) error {
 		}
 		before = total
 	}
-	return p.update(ctx, p.store.REST(vmesh.Version), name, func(o *object.Object) error {
+	return update(ctx, p.store.REST(vmesh.Version), name, func(o *object.Object) error {
 		var kept []string
 		for _, f := range o.Finalizers {
 			if f != v1alpha1.FinalizerPurge {
@@ -143,7 +143,7 @@ func (p *Purge) purge(ctx context.Context, name string) error {
 
 // report writes how far the deletion has come.
 func (p *Purge) report(ctx context.Context, name string, removed, total int64) error {
-	return p.update(ctx, p.store.StatusREST(vmesh.Version), name, func(o *object.Object) error {
+	return update(ctx, p.store.StatusREST(vmesh.Version), name, func(o *object.Object) error {
 		vc, err := vmesh.Decode(o)
 		if err != nil {
 			return err
@@ -157,7 +157,7 @@ func (p *Purge) report(ctx context.Context, name string, removed, total int64) e
 	})
 }
 
-func (p *Purge) update(ctx context.Context, updater rest.Updater, name string, change func(*object.Object) error) error {
+func update(ctx context.Context, updater rest.Updater, name string, change func(*object.Object) error) error {
 	_, _, err := updater.Update(ctx, name, rest.DefaultUpdatedObjectInfo(nil, func(_ context.Context, _, old runtime.Object) (runtime.Object, error) {
 		o := old.(*object.Object).DeepCopy()
 		return o, change(o)

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apiserver/pkg/storage"
 	storeerr "k8s.io/apiserver/pkg/storage/errors"
 	"k8s.io/apiserver/pkg/util/dryrun"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
 	"github.com/vmesh-io/vmesh/pkg/registry/resource"
@@ -56,6 +57,7 @@ func NewREST(s *resource.Store) (*REST, *FinalizeREST) {
 	}
 	finalize := *s.Store
 	finalize.UpdateStrategy = finalizeStrategy{s.UpdateStrategy}
+	s.UpdateStrategy = updateStrategy{s.UpdateStrategy}
 	return &REST{s.REST(Version)}, &FinalizeREST{StatusREST: s.StatusREST(Version), store: &finalize}
 }
 
@@ -162,6 +164,30 @@ func (r *REST) DeleteCollection(context.Context, rest.ValidateObjectFunc, *metav
 func (r *FinalizeREST) Update(ctx context.Context, name string, objInfo rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc,
 	updateValidation rest.ValidateObjectUpdateFunc, _ bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
 	return r.store.Update(ctx, name, objInfo, createValidation, updateValidation, false, options)
+}
+
+// GetResetFields implements rest.ResetFieldsStrategy: all but the spec.
+func (r *FinalizeREST) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
+	return map[fieldpath.APIVersion]*fieldpath.Set{
+		Version: fieldpath.NewSet(fieldpath.MakePathOrDie("metadata"), fieldpath.MakePathOrDie("status")),
+	}
+}
+
+// updateStrategy keeps the spec, which has nothing but the finalizers that hold a
+// namespace until it is empty: without them it would be gone before what it holds.
+type updateStrategy struct{ rest.RESTUpdateStrategy }
+
+func (s updateStrategy) PrepareForUpdate(ctx context.Context, obj, old runtime.Object) {
+	s.RESTUpdateStrategy.PrepareForUpdate(ctx, obj, old)
+	o, was := obj.(*object.Object), old.(*object.Object)
+	wanted, wantedErr := o.Content()
+	content, err := was.Content()
+	if wantedErr != nil || err != nil {
+		return // a broken body is refused by validation; what storage quarantined has no spec to keep
+	}
+	if err := setMember(o, wanted, "spec", content["spec"]); err != nil {
+		panic("encoding a decoded tree: " + err.Error())
+	}
 }
 
 // finalizeStrategy lets a write change the spec's finalizers and nothing else.

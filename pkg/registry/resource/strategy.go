@@ -60,13 +60,16 @@ func (s strategy) hasStatus(o *object.Object) bool {
 	return s.kind.HasStatus(o.GroupVersionKind().Version)
 }
 
+// nodeKind is the one kind that is created with its status: so a kubelet registers itself.
+var nodeKind = schema.GroupKind{Kind: "Node"}
+
 func (s strategy) PrepareForCreate(_ context.Context, obj runtime.Object) {
 	o := obj.(*object.Object)
 	o.Generation = 0
 	if !s.kind.Hooks.Builtin {
 		o.Generation = 1
 	}
-	if s.hasStatus(o) {
+	if s.hasStatus(o) && s.kind.GroupKind() != nodeKind {
 		setMember(o, "status", nil, false)
 	}
 }

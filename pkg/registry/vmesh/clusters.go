@@ -457,6 +457,25 @@ func (c *Clusters) systemNamespaces(ctx context.Context, vc *v1alpha1.VirtualClu
 	return []string{metav1.NamespaceDefault, c.rootNamespace(ctx, ownership.ClaimsOf(vc).Mesh)}
 }
 
+// EnsureNamespaces makes those of the system namespaces that a virtual cluster lacks:
+// its mesh may have got another root namespace since it was set up.
+func (c *Clusters) EnsureNamespaces(ctx context.Context, vc *v1alpha1.VirtualCluster) error {
+	for _, name := range c.systemNamespaces(ctx, vc) {
+		inside := request.WithNamespace(logical.WithCluster(ctx, vc.Name), metav1.NamespaceNone)
+		_, err := c.namespaces.Get(inside, name, &metav1.GetOptions{ResourceVersion: "0"})
+		if apierrors.IsNotFound(err) {
+			err = c.createNamespace(ctx, vc.Name, name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// URL is the address of a virtual cluster's API.
+func (c *Clusters) URL(cluster string) string { return c.url(cluster) }
+
 func (c *Clusters) rootNamespace(ctx context.Context, mesh string) string {
 	const fallback = "istio-system"
 	obj, err := c.meshes.Get(RootContext(ctx), mesh, &metav1.GetOptions{ResourceVersion: "0"})

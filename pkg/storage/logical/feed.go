@@ -47,7 +47,12 @@ func newFeed(s storage.Interface, c *codec, resourcePrefix, resource string, m *
 // object, and only serve to guess the cost of lists that bypass the watch cache.
 func (f *feed) EnableResourceSizeEstimation(storage.KeysFunc) error { return nil }
 
-// GetList is how the watch cache starts, page by page, if not by a watch.
+// IsWatchListSemanticsUnSupported makes the watch cache start by lists. What a watch
+// gives at its beginning, client-go's reflector would collect by namespace and name
+// alone, and so keep one of all the virtual clusters' objects that are named alike.
+func (f *feed) IsWatchListSemanticsUnSupported() bool { return true }
+
+// GetList is how the watch cache starts, page by page.
 func (f *feed) GetList(ctx context.Context, key string, opts storage.ListOptions, list runtime.Object) error {
 	if err := f.Interface.GetList(ctx, key, opts, list); err != nil {
 		return err
@@ -89,7 +94,6 @@ func (f *feed) Watch(ctx context.Context, key string, opts storage.ListOptions) 
 	t := &tee{
 		feed:    f,
 		source:  source,
-		initial: opts.SendInitialEvents != nil && *opts.SendInitialEvents,
 		result:  make(chan watch.Event, 100),
 		stopped: make(chan struct{}),
 	}
@@ -180,11 +184,9 @@ func (f *feed) unsubscribe(s *subscriber) {
 
 // tee passes a watch of etcd on to the watch cache, and to the feed first.
 type tee struct {
-	feed    *feed
-	source  watch.Interface
-	result  chan watch.Event
-	initial bool // what is added is still the initial state
-	items   []runtime.Object
+	feed   *feed
+	source watch.Interface
+	result chan watch.Event
 
 	stopOnce sync.Once
 	stopped  chan struct{}
@@ -233,30 +235,13 @@ func (t *tee) observe(event watch.Event) error {
 	}
 	switch event.Type {
 	case watch.Added, watch.Modified, watch.Deleted:
-		if t.initial {
-			t.items = append(t.items, obj)
-		} else {
-			t.feed.changed(event.Type, obj)
-		}
+		t.feed.changed(event.Type, obj)
 	case watch.Bookmark:
 		revision, err := t.feed.Versioner().ObjectResourceVersion(obj)
 		if err != nil {
 			return fmt.Errorf("reading a bookmark: %w", err)
 		}
-		if !t.initial {
-			t.feed.progressed(revision)
-			return nil
-		}
-		end, err := storage.HasInitialEventsEndBookmarkAnnotation(obj)
-		if err != nil {
-			return fmt.Errorf("reading a bookmark: %w", err)
-		}
-		if end {
-			t.feed.mu.Lock()
-			t.feed.replaced(t.items, revision)
-			t.feed.mu.Unlock()
-			t.initial, t.items = false, nil
-		}
+		t.feed.progressed(revision)
 	case watch.Error: // the watch cache lists anew, and then the feed is told
 	}
 	return nil

@@ -72,6 +72,26 @@ func TestClustersWithTheSameNamesDoNotSeeEachOther(t *testing.T) {
 	}
 }
 
+// TestARestartKeepsObjectsOfTheSameNameApart starts a watch cache over what is in etcd
+// already.
+func TestARestartKeepsObjectsOfTheSameNameApart(t *testing.T) {
+	client := startEtcd(t, t.TempDir()).Client()
+	first := newTestBackend(t, BackendConfig{Client: client})
+	for _, c := range neighbours(t, first, configMaps) {
+		c.create("default", "x", c.name)
+		c.create("default", "y", c.name)
+	}
+	first.Close()
+	for _, c := range neighbours(t, newTestBackend(t, BackendConfig{Client: client}), configMaps) {
+		for _, rv := range []string{"", "0"} {
+			want := []string{c.name + ":default/x=" + c.name, c.name + ":default/y=" + c.name}
+			if got := names(c.list("", storage.ListOptions{ResourceVersion: rv})); !slices.Equal(got, want) {
+				t.Errorf("%s, resourceVersion %q: listed %q", c.name, rv, got)
+			}
+		}
+	}
+}
+
 func TestAWatchTellsOfItsClusterOnly(t *testing.T) {
 	b := newTestBackend(t, BackendConfig{})
 	all := neighbours(t, b, configMaps)

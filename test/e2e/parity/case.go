@@ -96,6 +96,7 @@ var resources = map[string]struct{ group, version, plural string }{
 	"ep":         {"", "v1", "endpoints"},
 	"event":      {"", "v1", "events"},
 	"eps":        {"discovery.k8s.io", "v1", "endpointslices"},
+	"deploy":     {"apps", "v1", "deployments"},
 	"lease":      {"coordination.k8s.io", "v1", "leases"},
 }
 

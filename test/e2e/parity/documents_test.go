@@ -83,6 +83,46 @@ func TestOpenAPIOfIstiosKindsIsTheSame(t *testing.T) {
 	})
 }
 
+// Values are published for people and their tools; what they say of fields comes from a table.
+func TestValuesOfKubernetesOwnKindsAreTheSame(t *testing.T) {
+	clients := servers(t)
+	for _, path := range []string{"api/v1", "apis/apps/v1", "apis/admissionregistration.k8s.io/v1", "apis/discovery.k8s.io/v1", "apis/networking.k8s.io/v1"} {
+		t.Run(path, func(t *testing.T) {
+			ours := enumsOf(document(t, clients[theVmesh], "/openapi/v3/"+path, "application/json"))
+			peer := enumsOf(document(t, clients[thePeer], "/openapi/v3/"+path, "application/json"))
+			for field := range peer {
+				if model, _, ok := strings.Cut(field, " "); !ok || ours[model] == "" {
+					delete(peer, field) // part of a kind that is not served
+				}
+			}
+			for field, values := range ours {
+				if values == "model" {
+					delete(ours, field)
+				}
+			}
+			sameText(t, "values", ours, peer)
+		})
+	}
+}
+
+// enumsOf are the values of each field that has a fixed set of them, by model and field,
+// and the models.
+func enumsOf(doc map[string]any) map[string]string {
+	out := map[string]string{}
+	components, _ := doc["components"].(map[string]any)
+	schemas, _ := components["schemas"].(map[string]any)
+	for model, s := range schemas {
+		out[model] = "model"
+		properties, _ := s.(map[string]any)["properties"].(map[string]any)
+		for field, p := range properties {
+			if values, ok := p.(map[string]any)["enum"]; ok {
+				out[model+" "+field] = fmt.Sprint(values)
+			}
+		}
+	}
+	return out
+}
+
 // routes are the methods of each path.
 func routes(doc map[string]any) map[string][]string {
 	out := map[string][]string{}
