@@ -1,0 +1,301 @@
+// Package rbac decides by Roles, ClusterRoles and their bindings, with the meaning that
+// they have in Kubernetes. It keeps the objects of all virtual clusters in a compiled
+// form, which it is told by the storage; what every virtual cluster has in common, the
+// default roles, it has once and nobody stores it.
+package rbac
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/klog/v2"
+
+	"github.com/vmesh-io/vmesh/pkg/apis/object"
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
+	"github.com/vmesh-io/vmesh/pkg/storage/logical"
+)
+
+// ErrNotReady is the reason for which nothing can be decided yet.
+var ErrNotReady = errors.New("roles and bindings are still being read from the storage: try again in a moment")
+
+// Index holds what decides in each virtual cluster. Decisions take no lock and none of
+// them is remembered. Its observers are its only writers.
+type Index struct {
+	defaults *defaults
+	sets     ruleSets
+	clusters sync.Map // name to *policy; a virtual cluster without any of the objects has none
+
+	mu   sync.Mutex   // held while a policy is made from an earlier one
+	fed  atomic.Int32 // bits of the sources that have given their state
+	wait int32
+}
+
+// source is one of the resources that feed the index.
+type source int32
+
+const (
+	roles source = 1 << iota
+	clusterRoles
+	roleBindings
+	clusterRoleBindings
+	access
+)
+
+// NewIndex makes an index that is not ready: see Observers.
+func NewIndex() *Index {
+	x := &Index{wait: int32(roles | clusterRoles | roleBindings | clusterRoleBindings | access)}
+	x.defaults = newDefaults(&x.sets)
+	return x
+}
+
+// Observers are what has to be told the state of each resource before anything is decided.
+func (x *Index) Observers() map[schema.GroupResource]logical.Observer {
+	group := func(resource string) schema.GroupResource {
+		return schema.GroupResource{Group: rbacv1.GroupName, Resource: resource}
+	}
+	return map[schema.GroupResource]logical.Observer{
+		group("roles"):               &observer{x, roles},
+		group("clusterroles"):        &observer{x, clusterRoles},
+		group("rolebindings"):        &observer{x, roleBindings},
+		group("clusterrolebindings"): &observer{x, clusterRoleBindings},
+		{Group: v1alpha1.GroupVersion.Group, Resource: "virtualclusters"}: &observer{x, access},
+	}
+}
+
+// Ready is ErrNotReady until all observers have been told the state.
+func (x *Index) Ready() error {
+	if x.fed.Load() != x.wait {
+		return ErrNotReady
+	}
+	return nil
+}
+
+// nothing is the policy of a virtual cluster without objects.
+var nothing = &policy{}
+
+func (x *Index) policy(cluster string) *policy {
+	if p, ok := x.clusters.Load(cluster); ok {
+		return p.(*policy)
+	}
+	return nothing
+}
+
+// set replaces the policy of a virtual cluster. It is called with mu held.
+func (x *Index) set(cluster string, p *policy) {
+	if p.empty() {
+		x.clusters.Delete(cluster)
+		return
+	}
+	p.aggregate(x.defaults)
+	x.clusters.Store(cluster, p)
+}
+
+// observer feeds the index from one resource.
+type observer struct {
+	*Index
+	source source
+}
+
+// Replaced implements logical.Observer.
+func (o *observer) Replaced(items []*object.Object, _ uint64) {
+	byCluster := map[string][]*object.Object{}
+	for _, item := range items {
+		cluster := o.clusterOf(item)
+		byCluster[cluster] = append(byCluster[cluster], item)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.clusters.Range(func(cluster, _ any) bool {
+		if byCluster[cluster.(string)] == nil {
+			byCluster[cluster.(string)] = []*object.Object{}
+		}
+		return true
+	})
+	for cluster, items := range byCluster {
+		p := o.without(o.policy(cluster), nil)
+		for _, item := range items {
+			o.add(p, item)
+		}
+		o.sort(p)
+		o.set(cluster, p)
+	}
+	o.fed.Or(int32(o.source))
+}
+
+// Changed implements logical.Observer.
+func (o *observer) Changed(t watch.EventType, item *object.Object, _ uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	cluster := o.clusterOf(item)
+	p := o.without(o.policy(cluster), item)
+	if t != watch.Deleted {
+		o.add(p, item)
+		o.sort(p)
+	}
+	o.set(cluster, p)
+}
+
+// Progressed implements logical.Observer.
+func (o *observer) Progressed(uint64) {}
+
+// clusterOf is the virtual cluster that an object decides in.
+func (o *observer) clusterOf(item *object.Object) string {
+	if o.source == access {
+		return item.Name
+	}
+	return item.Cluster()
+}
+
+// without copies a policy, but for one object of the observer's resource, or for all of
+// them. What is copied has room for one more.
+func (o *observer) without(from *policy, item *object.Object) *policy {
+	p := &policy{roles: from.roles, bindings: from.bindings, grants: from.grants}
+	// gone says of an object with the resource's scope whether it is left out.
+	gone := func(namespace, name name, clusterScoped bool) bool {
+		if clusterScoped != (namespace.Value() == "") {
+			return false
+		}
+		return item == nil || name.Value() == item.Name && namespace.Value() == item.Namespace
+	}
+	switch o.source {
+	case roles, clusterRoles:
+		p.roles = make([]role, 0, len(from.roles)+1)
+		for _, r := range from.roles {
+			if !gone(r.namespace, r.name, o.source == clusterRoles) {
+				p.roles = append(p.roles, r)
+			}
+		}
+	case roleBindings, clusterRoleBindings:
+		p.bindings = make([]binding, 0, len(from.bindings)+1)
+		for _, b := range from.bindings {
+			if !gone(b.namespace, b.name, o.source == clusterRoleBindings) {
+				p.bindings = append(p.bindings, b)
+			}
+		}
+	case access:
+		p.grants = nil
+	}
+	return p
+}
+
+func (o *observer) sort(p *policy) {
+	switch o.source {
+	case roles, clusterRoles:
+		slices.SortFunc(p.roles, compareRoles)
+		p.roles = slices.Clip(p.roles)
+	case roleBindings, clusterRoleBindings:
+		slices.SortFunc(p.bindings, compareBindings)
+		p.bindings = slices.Clip(p.bindings)
+	}
+}
+
+// add compiles an object into a policy. One that cannot be read allows nothing, and is
+// reported; the others of its virtual cluster are not affected.
+func (o *observer) add(p *policy, item *object.Object) {
+	if err := o.compile(p, item); err != nil {
+		klog.ErrorS(err, "An object cannot be read and allows nothing", "virtualCluster", o.clusterOf(item),
+			"kind", item.Kind, "namespace", item.Namespace, "name", item.Name)
+	}
+}
+
+func (o *observer) compile(p *policy, item *object.Object) error {
+	reason, quarantined := logical.Quarantined(item)
+	switch o.source {
+	case roles, clusterRoles:
+		r := role{namespace: nameOf(item.Namespace), name: nameOf(item.Name)}
+		err := error(nil)
+		if quarantined {
+			err = errors.New(reason)
+		} else {
+			err = o.compileRole(&r, item)
+		}
+		// It is kept all the same: a name that stands for nothing else, for a default role least of all.
+		p.roles = append(p.roles, r)
+		return err
+	case roleBindings, clusterRoleBindings:
+		b := binding{namespace: nameOf(item.Namespace), name: nameOf(item.Name)}
+		err := error(nil)
+		if quarantined {
+			err = errors.New(reason)
+		} else {
+			err = b.compile(item)
+		}
+		p.bindings = append(p.bindings, b) // without subjects if it cannot be read
+		return err
+	default:
+		if quarantined {
+			return errors.New(reason)
+		}
+		return p.compileAccess(item)
+	}
+}
+
+func (x *Index) compileRole(r *role, item *object.Object) error {
+	var aggregation *rbacv1.AggregationRule
+	if data := item.Field("aggregationRule"); len(data) > 0 {
+		if err := json.Unmarshal(data, &aggregation); err != nil {
+			return fmt.Errorf("aggregationRule: %w", err)
+		}
+	}
+	rules, err := x.sets.of(item.Field("rules"))
+	if err != nil {
+		return err
+	}
+	if aggregation != nil {
+		for i := range aggregation.ClusterRoleSelectors {
+			selector, err := metav1.LabelSelectorAsSelector(&aggregation.ClusterRoleSelectors[i])
+			if err != nil {
+				return fmt.Errorf("aggregationRule.clusterRoleSelectors[%d]: %w", i, err)
+			}
+			r.selectors = append(r.selectors, selector)
+		}
+	}
+	r.rules[0] = rules
+	if item.Namespace == "" {
+		r.labels = labelsOf(item.Labels)
+	}
+	return nil
+}
+
+func (b *binding) compile(item *object.Object) error {
+	var ref rbacv1.RoleRef
+	if err := json.Unmarshal(item.Field("roleRef"), &ref); err != nil {
+		return fmt.Errorf("roleRef: %w", err)
+	}
+	var subjects []rbacv1.Subject
+	if data := item.Field("subjects"); len(data) > 0 {
+		if err := json.Unmarshal(data, &subjects); err != nil {
+			return fmt.Errorf("subjects: %w", err)
+		}
+	}
+	b.role, b.roleKind = nameOf(ref.Name), roleKindOf(ref.Kind)
+	b.subjects = subjectsOf(subjects, item.Namespace)
+	return nil
+}
+
+func (p *policy) compileAccess(item *object.Object) error {
+	var spec struct {
+		Access []v1alpha1.VirtualClusterAccess `json:"access"`
+	}
+	if data := item.Field("spec"); len(data) > 0 {
+		if err := json.Unmarshal(data, &spec); err != nil {
+			return fmt.Errorf("spec.access: %w", err)
+		}
+	}
+	for _, a := range spec.Access {
+		g := grant{role: nameOf(a.Role)}
+		for _, s := range a.Subjects {
+			g.subjects = append(g.subjects, subjectsOf([]rbacv1.Subject{{Kind: string(s.Kind), Name: s.Name}}, "")...)
+		}
+		p.grants = append(p.grants, g)
+	}
+	return nil
+}
