@@ -147,7 +147,7 @@ func readWish(headers http.Header) (*wish, error) {
 	const group, version = "authentication.k8s.io", "v1"
 	for header, values := range headers {
 		switch {
-		case header == authenticationv1.ImpersonateUserHeader, header == authenticationv1.ImpersonateGroupHeader:
+		case !strings.HasPrefix(header, impersonatePrefix), header == authenticationv1.ImpersonateUserHeader, header == authenticationv1.ImpersonateGroupHeader:
 		case header == authenticationv1.ImpersonateUIDHeader:
 			if w.uid = headers.Get(header); w.uid != "" {
 				ask(authorizer.AttributesRecord{APIGroup: group, APIVersion: version, Resource: "uids", Name: w.uid})

@@ -116,7 +116,8 @@ func TestImpersonation(t *testing.T) {
 				}
 			}), z, uids{"shop": "uid-1"}, codecs())
 			req := httptest.NewRequest(http.MethodGet, "/api", nil)
-			req.Header = c.headers
+			req.Header = c.headers.Clone()
+			req.Header.Set("Accept", "application/json")
 			ctx := request.WithRequestInfo(logical.WithCluster(req.Context(), "shop"), &request.RequestInfo{Verb: "get", Path: "/api"})
 			ctx = request.WithUser(ctx, &user.DefaultInfo{Name: "admin", Groups: []string{"system:masters"}})
 			w := httptest.NewRecorder()
