@@ -134,3 +134,29 @@ func TestImpersonation(t *testing.T) {
 		})
 	}
 }
+
+// unready is an authority that does not know yet.
+type unready struct{ entrance }
+
+func (unready) Ready() error { return errors.New("still reading") }
+
+func (unready) Administrator(_ context.Context, u user.Info) bool { return u.GetName() == "admin" }
+
+func TestUntilRolesAreKnownClientsAreToldToTryAgain(t *testing.T) {
+	handler := WithRoles(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), &unready{}, codecs())
+	for _, c := range []struct {
+		who, cluster, path string
+		code               int
+	}{
+		{"alice", "shop", "/api", http.StatusServiceUnavailable}, {"admin", "shop", "/api", http.StatusOK},
+		{"alice", logical.Root, "/readyz", http.StatusOK}, {"alice", "shop", "/readyz", http.StatusServiceUnavailable},
+	} {
+		req := httptest.NewRequest(http.MethodGet, c.path, nil)
+		ctx := request.WithRequestInfo(logical.WithCluster(req.Context(), c.cluster), &request.RequestInfo{Verb: "get", Path: c.path})
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, req.WithContext(request.WithUser(ctx, &user.DefaultInfo{Name: c.who})))
+		if w.Code != c.code || c.code == http.StatusServiceUnavailable && w.Header().Get("Retry-After") != "1" {
+			t.Errorf("%v: code %d, headers %v", c, w.Code, w.Header())
+		}
+	}
+}

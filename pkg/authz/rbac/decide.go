@@ -123,7 +123,7 @@ func (x *Index) visit(s Subject, namespace string, visitor func(origin, []*ruleS
 	}
 	for i := range x.defaults.bindings {
 		b := &x.defaults.bindings[i]
-		if p.hasBinding(b.name) {
+		if subjectFor(b.subjects, s.User) == nil || p.hasBinding(b.name) {
 			continue
 		}
 		if !x.visitBindings(p, s.User, x.defaults.bindings[i:i+1], "", visitor) {

@@ -5,6 +5,7 @@
 package rbac
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,9 +34,10 @@ type Index struct {
 	sets     ruleSets
 	clusters sync.Map // name to *policy; a virtual cluster without any of the objects has none
 
-	mu   sync.Mutex   // held while a policy is made from an earlier one
-	fed  atomic.Int32 // bits of the sources that have given their state
-	wait int32
+	observers map[schema.GroupResource]*observer
+
+	mu  sync.Mutex   // held while a policy is made from an earlier one
+	fed atomic.Int32 // bits of the sources that have given their state
 }
 
 // source is one of the resources that feed the index.
@@ -49,30 +51,38 @@ const (
 	access
 )
 
+// allSources is the bits of all of them.
+const allSources = roles | clusterRoles | roleBindings | clusterRoleBindings | access
+
 // NewIndex makes an index that is not ready: see Observers.
 func NewIndex() *Index {
-	x := &Index{wait: int32(roles | clusterRoles | roleBindings | clusterRoleBindings | access)}
+	x := &Index{}
 	x.defaults = newDefaults(&x.sets)
+	group := func(resource string) schema.GroupResource {
+		return schema.GroupResource{Group: rbacv1.GroupName, Resource: resource}
+	}
+	x.observers = map[schema.GroupResource]*observer{
+		group("roles"):               {Index: x, source: roles},
+		group("clusterroles"):        {Index: x, source: clusterRoles},
+		group("rolebindings"):        {Index: x, source: roleBindings},
+		group("clusterrolebindings"): {Index: x, source: clusterRoleBindings},
+		{Group: v1alpha1.GroupVersion.Group, Resource: "virtualclusters"}: {Index: x, source: access},
+	}
 	return x
 }
 
 // Observers are what has to be told the state of each resource before anything is decided.
 func (x *Index) Observers() map[schema.GroupResource]logical.Observer {
-	group := func(resource string) schema.GroupResource {
-		return schema.GroupResource{Group: rbacv1.GroupName, Resource: resource}
+	all := map[schema.GroupResource]logical.Observer{}
+	for gr, o := range x.observers {
+		all[gr] = o
 	}
-	return map[schema.GroupResource]logical.Observer{
-		group("roles"):               &observer{x, roles},
-		group("clusterroles"):        &observer{x, clusterRoles},
-		group("rolebindings"):        &observer{x, roleBindings},
-		group("clusterrolebindings"): &observer{x, clusterRoleBindings},
-		{Group: v1alpha1.GroupVersion.Group, Resource: "virtualclusters"}: &observer{x, access},
-	}
+	return all
 }
 
 // Ready is ErrNotReady until all observers have been told the state.
 func (x *Index) Ready() error {
-	if x.fed.Load() != x.wait {
+	if x.fed.Load() != int32(allSources) {
 		return ErrNotReady
 	}
 	return nil
@@ -98,14 +108,64 @@ func (x *Index) set(cluster string, p *policy) {
 	x.clusters.Store(cluster, p)
 }
 
+// Await waits until the index knows a resource as of a revision, or ctx is done.
+func (x *Index) Await(ctx context.Context, gr schema.GroupResource, revision uint64) {
+	known, ok := x.observers[gr]
+	if !ok {
+		return
+	}
+	select {
+	case <-known.at(revision):
+	case <-ctx.Done():
+	}
+}
+
 // observer feeds the index from one resource.
 type observer struct {
 	*Index
 	source source
+
+	heard    sync.Mutex
+	revision uint64
+	waiting  []waiter
+}
+
+// waiter waits for a revision.
+type waiter struct {
+	revision uint64
+	reached  chan struct{}
+}
+
+// at returns a channel that is closed once a revision is known.
+func (o *observer) at(revision uint64) <-chan struct{} {
+	o.heard.Lock()
+	defer o.heard.Unlock()
+	reached := make(chan struct{})
+	if o.revision >= revision {
+		close(reached)
+	} else {
+		o.waiting = append(o.waiting, waiter{revision, reached})
+	}
+	return reached
+}
+
+// knows wakes those who wait for a revision.
+func (o *observer) knows(revision uint64) {
+	o.heard.Lock()
+	defer o.heard.Unlock()
+	o.revision = max(o.revision, revision)
+	o.waiting = slices.DeleteFunc(o.waiting, func(w waiter) bool {
+		if w.revision > o.revision {
+			return false
+		}
+		close(w.reached)
+		return true
+	})
 }
 
 // Replaced implements logical.Observer.
-func (o *observer) Replaced(items []*object.Object, _ uint64) {
+func (o *observer) Replaced(items []*object.Object, revision uint64) {
+	defer o.knows(revision)
 	byCluster := map[string][]*object.Object{}
 	for _, item := range items {
 		cluster := o.clusterOf(item)
@@ -131,7 +191,8 @@ func (o *observer) Replaced(items []*object.Object, _ uint64) {
 }
 
 // Changed implements logical.Observer.
-func (o *observer) Changed(t watch.EventType, item *object.Object, _ uint64) {
+func (o *observer) Changed(t watch.EventType, item *object.Object, revision uint64) {
+	defer o.knows(revision)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	cluster := o.clusterOf(item)
@@ -144,7 +205,7 @@ func (o *observer) Changed(t watch.EventType, item *object.Object, _ uint64) {
 }
 
 // Progressed implements logical.Observer.
-func (o *observer) Progressed(uint64) {}
+func (o *observer) Progressed(revision uint64) { o.knows(revision) }
 
 // clusterOf is the virtual cluster that an object decides in.
 func (o *observer) clusterOf(item *object.Object) string {

@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"strconv"
+	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -107,6 +109,7 @@ func (r *REST) Create(ctx context.Context, obj runtime.Object, validate rest.Val
 		return nil, err
 	}
 	created, err := r.REST.Create(ctx, obj, validate, options)
+	r.await(ctx, created, err)
 	return r.shown(created), err
 }
 
@@ -124,6 +127,7 @@ func (r *REST) Update(ctx context.Context, name string, info rest.UpdatedObjectI
 	standIn := r.defaultIn(ctx, name)
 	if standIn == nil {
 		obj, created, err := r.REST.Update(ctx, name, info, createValidation, updateValidation, forceAllowCreate, options)
+		r.await(ctx, obj, err)
 		return r.shown(obj), created, err
 	}
 	// The default has to be there to be read, and is not there to be compared with.
@@ -135,6 +139,7 @@ func (r *REST) Update(ctx context.Context, name string, info rest.UpdatedObjectI
 		return updateValidation(ctx, obj, standIn.DeepCopy())
 	}
 	obj, _, err := r.REST.Update(ctx, name, over, validate, updateValidation, true, options)
+	r.await(ctx, obj, err)
 	return r.shown(obj), false, err
 }
 
@@ -185,7 +190,28 @@ func (r *REST) Delete(ctx context.Context, name string, validate rest.ValidateOb
 		return nil, false, apierrors.NewForbidden(r.resource, name, fmt.Errorf(
 			"every virtual cluster has it and it cannot be deleted: to take its rights away, write one of that name without them; to have it back as it was, delete that"))
 	}
+	r.await(ctx, obj, err)
 	return r.shown(obj), deleted, err
+}
+
+// awaitAtMost is how long a write waits to be effective; it has succeeded in any case.
+const awaitAtMost = time.Second
+
+// await waits until decisions follow what was written, so that who writes a role and
+// then its binding, or is told that a right is gone, finds it so. Other replicas follow
+// a moment later.
+func (r *REST) await(ctx context.Context, written runtime.Object, err error) {
+	o, ok := written.(*object.Object)
+	if err != nil || !ok || o == nil {
+		return
+	}
+	revision, err := strconv.ParseUint(o.ResourceVersion, 10, 64)
+	if err != nil {
+		return // a dry run's has none
+	}
+	ctx, cancel := context.WithTimeout(ctx, awaitAtMost)
+	defer cancel()
+	r.Index.Await(ctx, r.resource, revision)
 }
 
 // shown gives a ClusterRole that aggregates others the rules that it has by that. The
