@@ -108,7 +108,7 @@ func (z *Authorizer) Authorize(ctx context.Context, a authorizer.Attributes) (au
 			return authorizer.DecisionNoOpinion, err.Error(), nil
 		}
 	}
-	allowed, reason := z.rules.Allows(rbac.Subject{Cluster: here, User: u, Granted: as == guest}, a)
+	allowed, reason := z.rules.Allows(rbac.Subject{Cluster: here, User: u, Guest: as == guest}, a)
 	if allowed {
 		return authorizer.DecisionAllow, reason, nil
 	}
@@ -214,7 +214,7 @@ func (z *Authorizer) Rules(ctx context.Context, u user.Info, namespace string) (
 	if err := z.rules.Ready(); err != nil {
 		return nil, err
 	}
-	rules, err := z.rules.Rules(rbac.Subject{Cluster: here, User: u, Granted: as == guest}, namespace)
+	rules, err := z.rules.Rules(rbac.Subject{Cluster: here, User: u, Guest: as == guest}, namespace)
 	if as == guest {
 		rules = z.entered(rules, u, here)
 	}

@@ -1,15 +1,22 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/vmesh-io/vmesh/pkg/storage/logical"
+	"github.com/vmesh-io/vmesh/test/e2e/rawapi"
 	"github.com/vmesh-io/vmesh/test/harness"
 )
 
@@ -296,4 +303,142 @@ func TestTheRootSaysWhoEntersWhichVirtualCluster(t *testing.T) {
 		return nil
 	})
 	refused(t, do(t, carol.raw, http.MethodPost, "/apis/vmesh.io/v1alpha1/virtualclusters/root/kubeconfig", `{"spec":{"request":""}}`), 403)
+}
+
+func TestWatchesFollowDefaultRoles(t *testing.T) {
+	admin := newTenant(t, shared)
+	client, err := kubernetes.NewForConfig(admin.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roles := client.RbacV1().ClusterRoles()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	yes := true
+	for name, options := range map[string]metav1.ListOptions{
+		"from now":                     {},
+		"with what there is":           {},
+		"with what there is, streamed": {SendInitialEvents: &yes, AllowWatchBookmarks: true, ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan},
+	} {
+		t.Run(name, func(t *testing.T) {
+			list, err := roles.List(ctx, metav1.ListOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if name == "from now" {
+				options.ResourceVersion = list.ResourceVersion
+			}
+			w, err := roles.Watch(ctx, options)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer w.Stop()
+			for range 4 { // with several watchers, they share what is sent
+				another, err := roles.Watch(ctx, metav1.ListOptions{ResourceVersion: list.ResourceVersion})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer another.Stop()
+			}
+			next := func() (watch.EventType, *rbacv1.ClusterRole) {
+				t.Helper()
+				for e := range w.ResultChan() {
+					if role, ok := e.Object.(*rbacv1.ClusterRole); ok && (e.Type != watch.Bookmark || role.Annotations[metav1.InitialEventsAnnotationKey] != "") {
+						return e.Type, role
+					}
+				}
+				t.Fatal("the watch has ended")
+				return "", nil
+			}
+			if name != "from now" {
+				for range list.Items {
+					if event, _ := next(); event != watch.Added {
+						t.Fatalf("got %s", event)
+					}
+				}
+			}
+			if options.SendInitialEvents != nil {
+				if event, _ := next(); event != watch.Bookmark {
+					t.Fatalf("got %s", event)
+				}
+			}
+			view, err := roles.Get(ctx, "view", metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			was := view.UID
+			view.AggregationRule, view.Rules = nil, nil
+			if view, err = roles.Update(ctx, view, metav1.UpdateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			if view.UID == was || view.CreationTimestamp.IsZero() {
+				t.Errorf("what is stored has the identity of the default: %v", view.ObjectMeta)
+			}
+			if event, role := next(); event != watch.Modified || role.UID != view.UID || len(role.Rules) != 0 {
+				t.Errorf("overriding is told as %s of %v", event, role)
+			}
+			if err := roles.Delete(ctx, "view", metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			if event, role := next(); event != watch.Modified || role.UID != was || len(role.Rules) == 0 || role.ResourceVersion == "1" {
+				t.Errorf("the end of it is told as %s of %v", event, role)
+			}
+			if _, err := roles.Create(ctx, &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "own"}}, metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			if event, role := next(); event != watch.Added || role.Name != "own" {
+				t.Errorf("got %s of %s", event, role.Name)
+			}
+			if err := roles.Delete(ctx, "own", metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			if event, role := next(); event != watch.Deleted || role.Name != "own" {
+				t.Errorf("got %s of %s", event, role.Name)
+			}
+		})
+	}
+}
+
+func TestAccessReviews(t *testing.T) {
+	admin, other := newTenant(t, shared), newTenant(t, shared)
+	bindIn(t, admin, "default", "viewers", "ClusterRole", "view", "User", "vera")
+	review := func(who *tenant, path, body string) *rawapi.Response {
+		return do(t, who.raw, http.MethodPost, "/apis/authorization.k8s.io/v1/"+path, body)
+	}
+	const what = `"resourceAttributes":{"verb":"get","resource":"pods","namespace":"default"}`
+	for _, c := range []struct {
+		name, path, body string
+		who              *tenant
+		want             string
+	}{
+		{"somebody", "subjectaccessreviews", `{"spec":{"user":"vera",` + what + `}}`, admin, "true"},
+		{"somebody, of a namespace", "namespaces/default/localsubjectaccessreviews", `{"spec":{"user":"vera",` + what + `}}`, admin, "true"},
+		{"somebody elsewhere", "subjectaccessreviews", `{"spec":{"user":"vera",` + what + `}}`, other, "false"},
+		{"somebody of the root", "subjectaccessreviews", `{"spec":{"user":"x","groups":["system:masters"],"extra":{"vmesh.io/virtual-cluster":["root"]},` + what + `}}`, other, "true"},
+		{"oneself", "selfsubjectaccessreviews", `{"spec":{` + what + `}}`, admin, "true"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			response := review(c.who, c.path, c.body)
+			if got := fmt.Sprint(response.Field("status", "allowed")); got != c.want {
+				t.Errorf("got %v", response)
+			}
+		})
+	}
+	refused(t, review(admin, "namespaces/default/localsubjectaccessreviews", `{"spec":{"user":"vera","resourceAttributes":{"verb":"get","resource":"pods","namespace":"shop"}}}`), 422, "spec.resourceAttributes.namespace")
+	refused(t, review(admin, "subjectaccessreviews", `{"spec":{`+what+`}}`), 422, "at least one of user or group")
+	refused(t, review(shared.as(t, admin.name, "vera", "x"), "subjectaccessreviews", `{"spec":{"user":"vera",`+what+`}}`), 403)
+}
+
+func TestARoleIsEffectiveWhenItsWriteIsAnswered(t *testing.T) {
+	admin := newTenant(t, shared)
+	lead := shared.as(t, admin.name, "lea", "leads")
+	for i := range 20 {
+		name := fmt.Sprint("lead-", i)
+		bindIn(t, admin, "default", name, "ClusterRole", "admin", "User", "lea")
+		roles := rbacAPI + "/namespaces/default/roles"
+		mustDo(t, lead.raw, http.MethodPost, roles, fmt.Sprintf(`{"metadata":{"name":%q},"rules":[{"apiGroups":[""],"resources":["pods"],"verbs":["get"]}]}`, name))
+		bindIn(t, lead, "default", "use-"+name, "Role", name, "User", "new")
+		mustDo(t, admin.raw, http.MethodDelete, rbacAPI+"/namespaces/default/rolebindings/"+name, "")
+		refused(t, do(t, lead.raw, http.MethodGet, roles, ""), 403)
+	}
 }

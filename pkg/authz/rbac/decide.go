@@ -15,8 +15,9 @@ import (
 type Subject struct {
 	Cluster string
 	User    user.Info
-	// Granted says that the user is the root's, so that what the root grants applies.
-	Granted bool
+	// Guest says that the user is the root's: what the root grants applies, and what is
+	// for the virtual cluster's own service accounts does not.
+	Guest bool
 }
 
 // origin is where a rule comes from.
@@ -118,22 +119,22 @@ func flatten(sets []*ruleSet) []rbacv1.PolicyRule {
 // stop: those for the whole virtual cluster, then those in the namespace.
 func (x *Index) visit(s Subject, namespace string, visitor func(origin, []*ruleSet, error) bool) {
 	p := x.policy(s.Cluster)
-	if !x.visitBindings(p, s.User, p.bindingsIn(""), "", visitor) {
+	if !x.visitBindings(p, s, p.bindingsIn(""), "", visitor) {
 		return
 	}
 	for i := range x.defaults.bindings {
 		b := &x.defaults.bindings[i]
-		if subjectFor(b.subjects, s.User) == nil || p.hasBinding(b.name) {
+		if subjectFor(b.subjects, s.User, s.Guest) == nil || p.hasBinding(b.name) {
 			continue
 		}
-		if !x.visitBindings(p, s.User, x.defaults.bindings[i:i+1], "", visitor) {
+		if !x.visitBindings(p, s, x.defaults.bindings[i:i+1], "", visitor) {
 			return
 		}
 	}
-	if s.Granted {
+	if s.Guest {
 		for i := range p.grants {
 			g := &p.grants[i]
-			to := subjectFor(g.subjects, s.User)
+			to := subjectFor(g.subjects, s.User, false)
 			if to == nil {
 				continue
 			}
@@ -144,14 +145,14 @@ func (x *Index) visit(s Subject, namespace string, visitor func(origin, []*ruleS
 		}
 	}
 	if namespace != "" {
-		x.visitBindings(p, s.User, p.bindingsIn(namespace), namespace, visitor)
+		x.visitBindings(p, s, p.bindingsIn(namespace), namespace, visitor)
 	}
 }
 
-func (x *Index) visitBindings(p *policy, u user.Info, all []binding, namespace string, visitor func(origin, []*ruleSet, error) bool) bool {
+func (x *Index) visitBindings(p *policy, s Subject, all []binding, namespace string, visitor func(origin, []*ruleSet, error) bool) bool {
 	for i := range all {
 		b := &all[i]
-		to := subjectFor(b.subjects, u)
+		to := subjectFor(b.subjects, s.User, s.Guest)
 		if to == nil {
 			continue
 		}

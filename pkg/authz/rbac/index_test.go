@@ -264,7 +264,7 @@ func TestWhatTheRootGrantsIsForItsOwnIdentities(t *testing.T) {
 	}
 	carol := &user.DefaultInfo{Name: "carol", Groups: []string{"platform"}}
 	ask := func(cluster string, granted bool, resource string) bool {
-		ok, _ := f.Allows(Subject{Cluster: cluster, User: carol, Granted: granted}, asking("get", "shop", resource))
+		ok, _ := f.Allows(Subject{Cluster: cluster, User: carol, Guest: granted}, asking("get", "shop", resource))
 		return ok
 	}
 	f.put(t, logical.Root, cluster(
@@ -285,6 +285,13 @@ func TestWhatTheRootGrantsIsForItsOwnIdentities(t *testing.T) {
 	f.put(t, logical.Root, cluster())
 	if ask("here", true, "pods") {
 		t.Error("a grant outlives its end")
+	}
+	f.put(t, "here", globally("bots", "cluster-admin", rbacv1.Subject{Kind: "ServiceAccount", Namespace: "ci", Name: "bot"}, rbacv1.Subject{Kind: "Group", Name: "system:serviceaccounts:ci"}))
+	bot := &user.DefaultInfo{Name: "system:serviceaccount:ci:bot", Groups: []string{"system:serviceaccounts", "system:serviceaccounts:ci"}}
+	for _, guest := range []bool{false, true} {
+		if ok, _ := f.Allows(Subject{Cluster: "here", User: bot, Guest: guest}, asking("get", "shop", "pods")); ok == guest {
+			t.Errorf("a service account, of the root %t: %t", guest, ok)
+		}
 	}
 }
 

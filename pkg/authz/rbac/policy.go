@@ -125,15 +125,17 @@ func subjectsOf(all []rbacv1.Subject, namespace string) []subject {
 	return out
 }
 
-// is says whether a user is the subject, or belongs to it.
-func (s *subject) is(u user.Info) bool {
+// is says whether a user is the subject, or belongs to it. A guest is no service account
+// of the virtual cluster, whatever it is called.
+func (s *subject) is(u user.Info, guest bool) bool {
 	switch s.kind {
 	case userSubject:
 		return u.GetName() == s.name.Value()
 	case groupSubject:
-		return slices.Contains(u.GetGroups(), s.name.Value())
+		group := s.name.Value()
+		return slices.Contains(u.GetGroups(), group) && !(guest && strings.HasPrefix(group, serviceaccount.AllServiceAccountsGroup))
 	case serviceAccount:
-		return serviceaccount.MatchesUsername(s.namespace.Value(), s.name.Value(), u.GetName())
+		return !guest && serviceaccount.MatchesUsername(s.namespace.Value(), s.name.Value(), u.GetName())
 	}
 	return false
 }
@@ -149,9 +151,9 @@ func (s *subject) String() string {
 }
 
 // subjectFor is the subject that a user is, or belongs to, or nil.
-func subjectFor(all []subject, u user.Info) *subject {
+func subjectFor(all []subject, u user.Info, guest bool) *subject {
 	for i := range all {
-		if all[i].is(u) {
+		if all[i].is(u, guest) {
 			return &all[i]
 		}
 	}

@@ -277,6 +277,7 @@ func (w *shownWatch) shownEvent(e watch.Event) watch.Event {
 		return e
 	}
 	e.Object = o
+	w.await(w.ctx, o, nil) // what it aggregates is read from the index
 	if e.Type == watch.Deleted && w.matching[o.Name] {
 		revision := o.ResourceVersion
 		o = w.defaultIn(w.ctx, o.Name)

@@ -20,7 +20,7 @@ import (
 
 // checkRole refuses a role that allows what its writer is not allowed, unless the writer
 // has the verb escalate on it.
-func checkRole(r *REST, ctx context.Context, o, old *object.Object) error {
+func checkRole(ctx context.Context, r *REST, o, old *object.Object) error {
 	u, ok := request.UserFrom(ctx)
 	if !ok {
 		return apierrors.NewInternalError(fmt.Errorf("the request has no user"))
@@ -72,7 +72,7 @@ func aggregates(r *rbacv1.ClusterRole) bool {
 
 // checkBinding refuses a binding of a role that allows what its writer is not allowed,
 // unless the writer has the verb bind on that role.
-func checkBinding(r *REST, ctx context.Context, o, old *object.Object) error {
+func checkBinding(ctx context.Context, r *REST, o, old *object.Object) error {
 	u, ok := request.UserFrom(ctx)
 	if !ok {
 		return apierrors.NewInternalError(fmt.Errorf("the request has no user"))

@@ -56,7 +56,7 @@ type REST struct {
 	Config
 	resource schema.GroupResource
 	defaults []*object.Object // by name
-	check    func(r *REST, ctx context.Context, o, old *object.Object) error
+	check    func(ctx context.Context, r *REST, o, old *object.Object) error
 }
 
 var _ rest.StandardStorage = (*REST)(nil)
@@ -105,7 +105,7 @@ func (r *REST) Create(ctx context.Context, obj runtime.Object, validate rest.Val
 	if r.defaultOf(o.Name) != nil {
 		return nil, apierrors.NewAlreadyExists(r.resource, o.Name)
 	}
-	if err := r.check(r, ctx, o, nil); err != nil {
+	if err := r.check(ctx, r, o, nil); err != nil {
 		return nil, err
 	}
 	created, err := r.REST.Create(ctx, obj, validate, options)
@@ -122,7 +122,7 @@ func (r *REST) Update(ctx context.Context, name string, info rest.UpdatedObjectI
 		if was.UID == "" {
 			was = nil
 		}
-		return obj, r.check(r, ctx, o, was)
+		return obj, r.check(ctx, r, o, was)
 	})
 	standIn := r.defaultIn(ctx, name)
 	if standIn == nil {
