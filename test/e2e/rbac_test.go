@@ -221,6 +221,14 @@ func TestDefaultRolesAreReadLikeOthersAndOverridden(t *testing.T) {
 	says(t, viewer, "yes", "auth", "can-i", "get", "nodes")
 	says(t, admin, "deleted", "delete", "clusterrole", "view")
 	says(t, viewer, "yes", "auth", "can-i", "get", "virtualservices")
+	says(t, admin, "labeled (server dry run)", "label", "clusterrole", "view", "team=a", "--dry-run=server")
+	if got := kubectlAs(t, admin, "get", "clusterrole", "-l", "team=a", "-o", "name"); got != "" {
+		t.Errorf("a dry run has labeled %s", got)
+	}
+	says(t, admin, "labeled", "label", "clusterrole", "view", "team=a")
+	says(t, admin, "clusterrole.rbac.authorization.k8s.io/view", "get", "clusterrole", "-l", "team=a", "-o", "name")
+	says(t, viewer, "yes", "auth", "can-i", "get", "virtualservices")
+	says(t, admin, "deleted", "delete", "clusterrole", "view")
 	reconcile := `{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRole","metadata":{"name":"view"},"aggregationRule":{"clusterRoleSelectors":[{"matchLabels":{"x":"y"}}]}}`
 	if got := kubectlWith(t, admin, reconcile, "auth", "reconcile", "-f", "-"); !strings.Contains(got, "reconciled") {
 		t.Error(got)
@@ -292,8 +300,8 @@ func TestTheRootSaysWhoEntersWhichVirtualCluster(t *testing.T) {
 	// A user of that name of the virtual cluster's own is somebody else.
 	refused(t, do(t, shared.as(t, admin.name, "carol", "x").raw, http.MethodGet, virtualServices("default"), ""), 403)
 
-	says(t, &tenant{kubeconfig: inside.kubeconfig}, "yes", "auth", "can-i", "create", "virtualservices.networking.istio.io")
-	says(t, &tenant{kubeconfig: inside.kubeconfig}, "no", "auth", "can-i", "delete", "virtualservices.networking.istio.io")
+	says(t, inside, "yes", "auth", "can-i", "create", "virtualservices.networking.istio.io")
+	says(t, inside, "no", "auth", "can-i", "delete", "virtualservices.networking.istio.io")
 
 	mustDo(t, root.raw, http.MethodPatch, path, `{"spec":{"access":null}}`)
 	eventually(t, func() error {
@@ -413,6 +421,7 @@ func TestAccessReviews(t *testing.T) {
 	}{
 		{"somebody", "subjectaccessreviews", `{"spec":{"user":"vera",` + what + `}}`, admin, "true"},
 		{"somebody, of a namespace", "namespaces/default/localsubjectaccessreviews", `{"spec":{"user":"vera",` + what + `}}`, admin, "true"},
+		{"somebody, of a namespace that there is not", "namespaces/nowhere/localsubjectaccessreviews", `{"spec":{"user":"vera","resourceAttributes":{"verb":"get","resource":"pods","namespace":"nowhere"}}}`, admin, "false"},
 		{"somebody elsewhere", "subjectaccessreviews", `{"spec":{"user":"vera",` + what + `}}`, other, "false"},
 		{"somebody of the root", "subjectaccessreviews", `{"spec":{"user":"x","groups":["system:masters"],"extra":{"vmesh.io/virtual-cluster":["root"]},` + what + `}}`, other, "true"},
 		{"oneself", "selfsubjectaccessreviews", `{"spec":{` + what + `}}`, admin, "true"},

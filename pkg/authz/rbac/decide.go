@@ -49,6 +49,7 @@ func (x *Index) Allows(s Subject, a authorizer.Attributes) (bool, string) {
 	var allowed bool
 	var reason string
 	var errs []error
+	q := questionOf(a)
 	x.visit(s, a.GetNamespace(), func(from origin, sets []*ruleSet, err error) bool {
 		if err != nil {
 			errs = append(errs, err)
@@ -56,7 +57,7 @@ func (x *Index) Allows(s Subject, a authorizer.Attributes) (bool, string) {
 		}
 		for _, set := range sets {
 			for i := range set.rules {
-				if allows(&set.rules[i], a) {
+				if allows(&set.rules[i], q) {
 					allowed, reason = true, "RBAC: allowed by "+from.String()
 					return false
 				}

@@ -98,16 +98,6 @@ func (x *Index) policy(cluster string) *policy {
 	return nothing
 }
 
-// set replaces the policy of a virtual cluster. It is called with mu held.
-func (x *Index) set(cluster string, p *policy) {
-	if p.empty() {
-		x.clusters.Delete(cluster)
-		return
-	}
-	p.aggregate(x.defaults)
-	x.clusters.Store(cluster, p)
-}
-
 // Await waits until the index knows a resource as of a revision, or ctx is done.
 func (x *Index) Await(ctx context.Context, gr schema.GroupResource, revision uint64) {
 	known, ok := x.observers[gr]
@@ -218,7 +208,7 @@ func (o *observer) clusterOf(item *object.Object) string {
 // without copies a policy, but for one object of the observer's resource, or for all of
 // them. What is copied has room for one more.
 func (o *observer) without(from *policy, item *object.Object) *policy {
-	p := &policy{roles: from.roles, bindings: from.bindings, grants: from.grants}
+	p := &policy{roles: from.roles, bindings: from.bindings, grants: from.grants, aggregated: from.aggregated}
 	// gone says of an object with the resource's scope whether it is left out.
 	gone := func(namespace, name name, clusterScoped bool) bool {
 		if clusterScoped != (namespace.Value() == "") {
@@ -245,6 +235,18 @@ func (o *observer) without(from *policy, item *object.Object) *policy {
 		p.grants = nil
 	}
 	return p
+}
+
+// set replaces the policy of a virtual cluster. It is called with mu held.
+func (o *observer) set(cluster string, p *policy) {
+	if p.empty() {
+		o.clusters.Delete(cluster)
+		return
+	}
+	if o.source == clusterRoles {
+		p.aggregate(o.defaults)
+	}
+	o.clusters.Store(cluster, p)
 }
 
 func (o *observer) sort(p *policy) {

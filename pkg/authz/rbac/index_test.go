@@ -369,7 +369,7 @@ func (m model) allows(cluster string, roles map[string]*rbacv1.ClusterRole, bind
 		return false
 	}
 	ruled := func(rules []rbacv1.PolicyRule) bool {
-		return slices.ContainsFunc(rules, func(r rbacv1.PolicyRule) bool { return allows(&r, a) })
+		return slices.ContainsFunc(rules, func(r rbacv1.PolicyRule) bool { return allows(&r, questionOf(a)) })
 	}
 	for _, b := range bindings {
 		if r := roles[b.RoleRef.Name]; applies(b.Subjects, "") && r != nil && ruled(r.Rules) {
@@ -490,7 +490,7 @@ func TestTheIndexDecidesAsTheObjectsSay(t *testing.T) {
 					t.Fatalf("seed %d: in %s, %v asks %+v: got %t (%s), want %t; there is\n%s", seed, cluster, u, a, got, reason, want, state)
 				}
 				rules, _ := f.Rules(Subject{Cluster: cluster, User: u}, a.Namespace)
-				if listed := slices.ContainsFunc(rules, func(r rbacv1.PolicyRule) bool { return allows(&r, a) }); listed != got {
+				if listed := slices.ContainsFunc(rules, func(r rbacv1.PolicyRule) bool { return allows(&r, questionOf(a)) }); listed != got {
 					t.Fatalf("seed %d: the list of rules says %t, the decision %t", seed, listed, got)
 				}
 			}

@@ -18,17 +18,32 @@ type ruleSet struct {
 	rules []rbacv1.PolicyRule
 }
 
+// question is what is asked of rules. Attributes answer by copying themselves, which is
+// too much for every rule.
+type question struct {
+	verb, path                         string
+	group, resource, subresource, name string
+	aboutResource                      bool
+}
+
+func questionOf(a authorizer.Attributes) *question {
+	return &question{
+		verb: a.GetVerb(), path: a.GetPath(), group: a.GetAPIGroup(), resource: a.GetResource(), subresource: a.GetSubresource(),
+		name: a.GetName(), aboutResource: a.IsResourceRequest(),
+	}
+}
+
 // allows is Kubernetes' meaning of a rule.
-func allows(rule *rbacv1.PolicyRule, a authorizer.Attributes) bool {
-	if !matches(rule.Verbs, rbacv1.VerbAll, a.GetVerb()) {
+func allows(rule *rbacv1.PolicyRule, q *question) bool {
+	if !matches(rule.Verbs, rbacv1.VerbAll, q.verb) {
 		return false
 	}
-	if !a.IsResourceRequest() {
-		return pathMatches(rule.NonResourceURLs, a.GetPath())
+	if !q.aboutResource {
+		return pathMatches(rule.NonResourceURLs, q.path)
 	}
-	return matches(rule.APIGroups, rbacv1.APIGroupAll, a.GetAPIGroup()) &&
-		resourceMatches(rule.Resources, a.GetResource(), a.GetSubresource()) &&
-		(len(rule.ResourceNames) == 0 || matches(rule.ResourceNames, "", a.GetName()))
+	return matches(rule.APIGroups, rbacv1.APIGroupAll, q.group) &&
+		resourceMatches(rule.Resources, q.resource, q.subresource) &&
+		(len(rule.ResourceNames) == 0 || matches(rule.ResourceNames, "", q.name))
 }
 
 // matches tells whether a value is among those of a rule, or the rule names all. A rule

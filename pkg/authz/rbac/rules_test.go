@@ -65,7 +65,7 @@ func TestWhatARuleAllows(t *testing.T) {
 		{"paths are not for resources", urls("*"), get("", "pods", "", ""), false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if got := allows(&c.rule, c.asked); got != c.want {
+			if got := allows(&c.rule, questionOf(c.asked)); got != c.want {
 				t.Errorf("got %t", got)
 			}
 		})
