@@ -253,11 +253,19 @@ func (o *observer) sort(p *policy) {
 	switch o.source {
 	case roles, clusterRoles:
 		slices.SortFunc(p.roles, compareRoles)
-		p.roles = slices.Clip(p.roles)
+		p.roles = exact(p.roles)
 	case roleBindings, clusterRoleBindings:
 		slices.SortFunc(p.bindings, compareBindings)
-		p.bindings = slices.Clip(p.bindings)
+		p.bindings = exact(p.bindings)
 	}
+}
+
+// exact gives back the room that a slice does not use: there are many, and they stay.
+func exact[T any](s []T) []T {
+	if cap(s) == len(s) {
+		return s
+	}
+	return append(make([]T, 0, len(s)), s...)
 }
 
 // add compiles an object into a policy. One that cannot be read allows nothing, and is

@@ -180,7 +180,8 @@ func (r *REST) shownAll(obj runtime.Object) runtime.Object {
 
 // Watch implements rest.Watcher. A watch that begins with the state begins with the
 // default objects. Storing one is a change of it to the watcher, and so is deleting what
-// is stored; a change of what an aggregating role aggregates is none.
+// is stored; a change of what an aggregating role aggregates is none. A watcher that
+// selects by labels is not told when what is stored over a default lacks them.
 func (r *REST) Watch(ctx context.Context, options *internalversion.ListOptions) (watch.Interface, error) {
 	source, err := r.REST.Watch(ctx, options)
 	if err != nil || len(r.defaults) == 0 {
