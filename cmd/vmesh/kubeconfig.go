@@ -105,8 +105,10 @@ func newKubeconfigCreateCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Print a new kubeconfig for virtual cluster NAME",
-		Long: `Print a new kubeconfig for virtual cluster NAME. Its user is an administrator there and
-nobody elsewhere. The private key is made here and is not sent to the server.`,
+		Long: `Print a new kubeconfig for virtual cluster NAME, or for the root if NAME is root. Without
+--group its user is an administrator there; with --group the user may do what RBAC there gives
+to the user and the groups. A virtual cluster's identities are nobody elsewhere. The private
+key is made here and is not sent to the server.`,
 		Example: `  # On the server's machine
   vmesh kubeconfig create default --data-dir data > default.kubeconfig
 
@@ -143,7 +145,7 @@ nobody elsewhere. The private key is made here and is not sent to the server.`,
 	}
 	access.addFlags(cmd)
 	cmd.Flags().StringVar(&request.User, "user", "admin", "The user's name.")
-	cmd.Flags().StringSliceVar(&request.Groups, "group", nil, "The user's groups; may be given several times.")
+	cmd.Flags().StringSliceVar(&request.Groups, "group", nil, "The user's groups, instead of the administrators' (system:masters); may be given several times.")
 	cmd.Flags().DurationVar(&ttl, "ttl", 365*24*time.Hour, "How long it is good, from 10m to 87600h.")
 	return cmd
 }

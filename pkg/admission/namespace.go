@@ -34,7 +34,11 @@ func NewNamespaceLifecycle(namespaces rest.Getter, immortal func(ctx context.Con
 	return &NamespaceLifecycle{admission.NewHandler(admission.Create, admission.Delete), namespaces, immortal}
 }
 
-var namespaceKind = schema.GroupKind{Kind: "Namespace"}
+var (
+	namespaceKind = schema.GroupKind{Kind: "Namespace"}
+	// accessReviews ask about a namespace, and make nothing in it.
+	accessReviews = schema.GroupResource{Group: "authorization.k8s.io", Resource: "localsubjectaccessreviews"}
+)
 
 // Admit implements admission.MutationInterface. It changes nothing, but comes before
 // validation: that there is no such namespace is said first.
@@ -45,7 +49,7 @@ func (l *NamespaceLifecycle) Admit(ctx context.Context, a admission.Attributes, 
 		}
 		return nil
 	}
-	if a.GetNamespace() == "" || a.GetKind().GroupKind() == namespaceKind {
+	if a.GetNamespace() == "" || a.GetKind().GroupKind() == namespaceKind || a.GetResource().GroupResource() == accessReviews {
 		return nil
 	}
 	namespace, err := l.get(ctx, a.GetNamespace())

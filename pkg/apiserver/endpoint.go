@@ -59,7 +59,8 @@ type endpointConfig struct {
 	secure        *genericapiserver.SecureServingInfo
 	authenticator authenticator.Request
 	admission     admission.Interface
-	clusters      filters.Clusters
+	authorizer    *authz.Authorizer
+	clusters      clusters
 	life          *lifecycle
 	// wrap, if set, goes around the whole chain of filters.
 	wrap func(http.Handler) http.Handler
@@ -74,7 +75,7 @@ func newEndpoint(c endpointConfig) (*endpoint, error) {
 		return nil, err
 	}
 	e := &endpoint{codec: objects}
-	z := authz.Authorizer{}
+	z := c.authorizer
 
 	metaScheme := runtime.NewScheme()
 	metav1.AddToGroupVersion(metaScheme, schema.GroupVersion{Version: "v1"})
@@ -104,7 +105,7 @@ func newEndpoint(c endpointConfig) (*endpoint, error) {
 	})
 	config.BuildHandlerChainFunc = func(handler http.Handler, generic *genericapiserver.Config) http.Handler {
 		handler = filters.WithMediaTypes(handler, e.codec.Typed, generic.Serializer)
-		handler = buildChain(handler, generic, writes, e.codec.Deprecations(), c.clusters, c.life)
+		handler = buildChain(handler, generic, writes, e.codec.Deprecations(), z, c.clusters, c.life)
 		if c.wrap != nil {
 			handler = c.wrap(handler)
 		}
@@ -152,8 +153,8 @@ type limits struct {
 	maxRequestBodyBytes int64
 }
 
-// reviewGroups are the questions that a caller can ask about itself.
-func reviewGroups(z authz.Authorizer) (groups, *runtime.Scheme, error) {
+// reviewGroups are the questions about who may do what.
+func reviewGroups(z *authz.Authorizer) (groups, *runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{authenticationv1.AddToScheme, authorizationv1.AddToScheme} {
 		if err := add(scheme); err != nil {
@@ -178,6 +179,8 @@ func reviewGroups(z authz.Authorizer) (groups, *runtime.Scheme, error) {
 	g.add(authenticationv1.SchemeGroupVersion, "selfsubjectreviews", review.SelfSubjectReview())
 	g.add(authorizationv1.SchemeGroupVersion, "selfsubjectaccessreviews", review.SelfSubjectAccessReview(z))
 	g.add(authorizationv1.SchemeGroupVersion, "selfsubjectrulesreviews", review.SelfSubjectRulesReview(z))
+	g.add(authorizationv1.SchemeGroupVersion, "subjectaccessreviews", review.SubjectAccessReview(z))
+	g.add(authorizationv1.SchemeGroupVersion, "localsubjectaccessreviews", review.LocalSubjectAccessReview(z))
 	return g, scheme, nil
 }
 

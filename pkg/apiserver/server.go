@@ -114,7 +114,12 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 
 // assemble makes the kinds, their storage and the two endpoints.
 func (s *Server) assemble(creds *credentials) error {
-	s.clusters = vmesh.NewClusters(s.backend, func(cluster string) string { return s.options.URL() + "/clusters/" + cluster })
+	s.clusters = vmesh.NewClusters(s.backend, func(cluster string) string {
+		if cluster == logical.Root {
+			return s.options.URL()
+		}
+		return s.options.URL() + "/clusters/" + cluster
+	})
 	virtualClusters, meshes, kubeconfigs, err := vmeshkinds.Kinds(s.clusters.Hooks())
 	if err != nil {
 		return err
@@ -143,6 +148,10 @@ func (s *Server) assemble(creds *credentials) error {
 	namespaceREST, finalizeREST := namespace.NewREST(namespaces)
 	clusterStore, meshStore := stores[virtualClusters.GroupResource()], stores[meshes.GroupResource()]
 	s.clusters.Attach(clusterStore, meshStore, namespaces)
+	roles, z, err := s.assembleRBAC(stores)
+	if err != nil {
+		return err
+	}
 
 	serve := func(g *groups, kinds []*kind.Kind) {
 		for _, k := range kinds {
@@ -161,6 +170,10 @@ func (s *Server) assemble(creds *credentials) error {
 					g.add(gv, k.Resource(), s.clusters.MeshREST())
 					g.add(gv, k.Resource()+"/status", stores[k.GroupResource()].StatusREST(version))
 				default:
+					if r := roles[k.GroupResource()]; r != nil {
+						g.add(gv, k.Resource(), r)
+						continue
+					}
 					g.add(gv, k.Resource(), stores[k.GroupResource()].REST(version))
 					if k.HasStatus(version) {
 						g.add(gv, k.Resource()+"/status", stores[k.GroupResource()].StatusREST(version))
@@ -181,17 +194,17 @@ func (s *Server) assemble(creds *credentials) error {
 	if err != nil {
 		return err
 	}
-	checks := s.readinessChecks()
+	checks := s.readinessChecks(z)
 	admit := admission.NewChainHandler(vmeshadmission.NewNamespaceLifecycle(namespaceREST, s.clusters.IsSystemNamespace))
 	if s.tenant, err = newEndpoint(endpointConfig{
 		name: "virtual-cluster", kinds: slices.Concat(core, mesh, []*kind.Kind{definitions}), storage: tenantGroups,
-		options: s.options, secure: s.secure, authenticator: authenticator, admission: admit, clusters: s.clusters, life: s.life,
+		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, admission: admit, clusters: s.clusters, life: s.life,
 	}); err != nil {
 		return err
 	}
 	if s.root, err = newEndpoint(endpointConfig{
 		name: "root", kinds: slices.Concat(core, []*kind.Kind{virtualClusters, meshes, kubeconfigs}), storage: rootGroups,
-		options: s.options, secure: s.secure, authenticator: authenticator, admission: admit, clusters: s.clusters, life: s.life, process: true,
+		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, admission: admit, clusters: s.clusters, life: s.life, process: true,
 		wrap: func(root http.Handler) http.Handler {
 			return filters.WithCluster(withReasons(root, checks), withReasons(s.tenant.server.Handler, checks))
 		},

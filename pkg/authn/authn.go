@@ -22,12 +22,14 @@ import (
 )
 
 const (
+	// ExtraPrefix begins the keys in a user's extra that only vmesh sets.
+	ExtraPrefix = "vmesh.io/"
 	// ExtraCluster is the key in a user's extra whose value is the virtual cluster that
 	// the identity belongs to.
-	ExtraCluster = "vmesh.io/virtual-cluster"
+	ExtraCluster = ExtraPrefix + "virtual-cluster"
 	// ExtraClusterUID is the key of that virtual cluster's UID: an identity does not
 	// outlive the virtual cluster it was issued for, whatever is later named like it.
-	ExtraClusterUID = "vmesh.io/virtual-cluster-uid"
+	ExtraClusterUID = ExtraPrefix + "virtual-cluster-uid"
 
 	uriScheme = "vmesh"
 )

@@ -173,6 +173,12 @@ func createCluster(t *testing.T, s *server, name string, namespaces ...string) {
 // tenant asks for access to a virtual cluster, as vmesh kubeconfig create does.
 func (s *server) tenant(t *testing.T, name string) *tenant {
 	t.Helper()
+	return s.as(t, name, "admin")
+}
+
+// as asks for access as a user with groups; without groups it is an administrator.
+func (s *server) as(t *testing.T, name, user string, groups ...string) *tenant {
+	t.Helper()
 	key, keyPEM, err := pki.NewKey()
 	if err != nil {
 		t.Fatal(err)
@@ -182,7 +188,7 @@ func (s *server) tenant(t *testing.T, name string) *tenant {
 		t.Fatal(err)
 	}
 	body, err := json.Marshal(map[string]any{
-		"apiVersion": "vmesh.io/v1alpha1", "kind": "KubeconfigRequest", "spec": v1alpha1.KubeconfigRequestSpec{Request: csr, User: "admin"},
+		"apiVersion": "vmesh.io/v1alpha1", "kind": "KubeconfigRequest", "spec": v1alpha1.KubeconfigRequestSpec{Request: csr, User: user, Groups: groups},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -192,7 +198,7 @@ func (s *server) tenant(t *testing.T, name string) *tenant {
 	if err := json.Unmarshal(response.Body, &answer); err != nil {
 		t.Fatal(err)
 	}
-	kubeconfig := apiserver.Kubeconfig(name, answer.Status.Server, "admin", answer.Status.CertificateAuthority, answer.Status.Certificate, keyPEM)
+	kubeconfig := apiserver.Kubeconfig(name, answer.Status.Server, user, answer.Status.CertificateAuthority, answer.Status.Certificate, keyPEM)
 	file := filepath.Join(t.TempDir(), "kubeconfig")
 	if err := clientcmd.WriteToFile(*kubeconfig, file); err != nil {
 		t.Fatal(err)

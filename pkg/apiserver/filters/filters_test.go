@@ -126,21 +126,6 @@ func codecs() runtime.NegotiatedSerializer {
 	return serializer.NewCodecFactory(scheme)
 }
 
-func TestImpersonationIsRefused(t *testing.T) {
-	reached := false
-	handler := WithoutImpersonation(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached = true }), codecs())
-	for header, refused := range map[string]bool{"Impersonate-User": true, "Impersonate-Extra-Scopes": true, "User-Agent": false} {
-		reached = false
-		req := httptest.NewRequest(http.MethodGet, "/api", nil)
-		req.Header.Set(header, "x")
-		w := httptest.NewRecorder()
-		handler.ServeHTTP(w, req)
-		if reached == refused || refused && w.Code != http.StatusForbidden {
-			t.Errorf("%s: reached %t, code %d", header, reached, w.Code)
-		}
-	}
-}
-
 type clusterStates map[string]string
 
 func (c clusterStates) State(_ context.Context, name string) (exists, deleting bool, err error) {

@@ -1,5 +1,4 @@
-// Package review answers questions about the caller: who am I, what may I do. Nothing
-// of it is stored.
+// Package review answers who a caller is, and who may do what. Nothing of it is stored.
 package review
 
 import (
@@ -15,6 +14,9 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
+
+	"github.com/vmesh-io/vmesh/pkg/authn"
+	"github.com/vmesh-io/vmesh/pkg/storage/logical"
 )
 
 // creater is a REST storage that can only be posted to: the answer is the object that
@@ -72,46 +74,113 @@ func SelfSubjectReview() rest.Storage {
 }
 
 // SelfSubjectAccessReview answers whether the caller may do one thing.
-func SelfSubjectAccessReview(z authorizer.Authorizer) rest.Storage {
+func SelfSubjectAccessReview(z authorizer.UnconditionalAuthorizer) rest.Storage {
 	return &creater{
 		name:   "selfsubjectaccessreview",
 		sample: func() runtime.Object { return &authorizationv1.SelfSubjectAccessReview{} },
 		answer: func(ctx context.Context, u user.Info, obj runtime.Object) error {
 			review := obj.(*authorizationv1.SelfSubjectAccessReview)
-			attributes, fieldErr := attributesOf(review.Spec)
+			attributes, fieldErr := attributesOf(review.Spec.ResourceAttributes, review.Spec.NonResourceAttributes)
 			if fieldErr != nil {
-				return apierrors.NewInvalid(authorizationv1.SchemeGroupVersion.WithKind("SelfSubjectAccessReview").GroupKind(), "", field.ErrorList{fieldErr})
+				return invalid("SelfSubjectAccessReview", fieldErr)
 			}
 			attributes.User = u
-			decision, reason, evalErr := z.Authorize(ctx, attributes)
-			review.Status = authorizationv1.SubjectAccessReviewStatus{
-				Allowed: decision == authorizer.DecisionAllow,
-				Denied:  decision == authorizer.DecisionDeny,
-				Reason:  reason,
-			}
-			if evalErr != nil {
-				review.Status.EvaluationError = evalErr.Error()
-			}
+			review.Status = decide(ctx, z, attributes)
 			return nil
 		},
 	}
 }
 
-func attributesOf(spec authorizationv1.SelfSubjectAccessReviewSpec) (authorizer.AttributesRecord, *field.Error) {
-	path := field.NewPath("spec")
-	switch {
-	case spec.ResourceAttributes != nil && spec.NonResourceAttributes != nil:
-		return authorizer.AttributesRecord{}, field.Invalid(path.Child("nonResourceAttributes"), spec.NonResourceAttributes, "cannot be specified in combination with resourceAttributes")
-	case spec.ResourceAttributes != nil:
-		a := spec.ResourceAttributes
-		return authorizer.AttributesRecord{
-			Verb: a.Verb, Namespace: a.Namespace, APIGroup: a.Group, APIVersion: a.Version,
-			Resource: a.Resource, Subresource: a.Subresource, Name: a.Name, ResourceRequest: true,
-		}, nil
-	case spec.NonResourceAttributes != nil:
-		return authorizer.AttributesRecord{Verb: spec.NonResourceAttributes.Verb, Path: spec.NonResourceAttributes.Path}, nil
+// SubjectAccessReview answers whether somebody of the virtual cluster may do one thing.
+func SubjectAccessReview(z authorizer.UnconditionalAuthorizer) rest.Storage {
+	return &creater{
+		name:   "subjectaccessreview",
+		sample: func() runtime.Object { return &authorizationv1.SubjectAccessReview{} },
+		answer: func(ctx context.Context, _ user.Info, obj runtime.Object) (err error) {
+			review := obj.(*authorizationv1.SubjectAccessReview)
+			review.Status, err = reviewSubject(ctx, z, "SubjectAccessReview", review.Spec)
+			return err
+		},
 	}
-	return authorizer.AttributesRecord{}, field.Invalid(path, nil, "exactly one of nonResourceAttributes or resourceAttributes must be specified")
+}
+
+// LocalSubjectAccessReview answers the same for what is in a namespace.
+func LocalSubjectAccessReview(z authorizer.UnconditionalAuthorizer) rest.Storage {
+	return &creater{
+		name:       "localsubjectaccessreview",
+		namespaced: true,
+		sample:     func() runtime.Object { return &authorizationv1.LocalSubjectAccessReview{} },
+		answer: func(ctx context.Context, _ user.Info, obj runtime.Object) (err error) {
+			review := obj.(*authorizationv1.LocalSubjectAccessReview)
+			namespace := request.NamespaceValue(ctx)
+			switch a := review.Spec.ResourceAttributes; {
+			case namespace == "":
+				return apierrors.NewBadRequest("namespace is required on this type: " + namespace)
+			case a == nil:
+				return invalid("LocalSubjectAccessReview", field.Required(field.NewPath("spec", "resourceAttributes"), "a namespace holds resources only"))
+			case a.Namespace != namespace:
+				return invalid("LocalSubjectAccessReview", field.Invalid(field.NewPath("spec", "resourceAttributes", "namespace"), a.Namespace, "must match metadata.namespace"))
+			}
+			review.Status, err = reviewSubject(ctx, z, "LocalSubjectAccessReview", review.Spec)
+			return err
+		},
+	}
+}
+
+// reviewSubject asks for somebody who belongs to the virtual cluster: to another's
+// identities none of its rules apply.
+func reviewSubject(ctx context.Context, z authorizer.UnconditionalAuthorizer, kind string, spec authorizationv1.SubjectAccessReviewSpec) (authorizationv1.SubjectAccessReviewStatus, error) {
+	attributes, fieldErr := attributesOf(spec.ResourceAttributes, spec.NonResourceAttributes)
+	if fieldErr == nil && spec.User == "" && len(spec.Groups) == 0 {
+		fieldErr = field.Invalid(field.NewPath("spec", "user"), spec.User, "at least one of user or group must be specified")
+	}
+	if fieldErr != nil {
+		return authorizationv1.SubjectAccessReviewStatus{}, invalid(kind, fieldErr)
+	}
+	here, err := logical.Cluster(ctx)
+	if err != nil {
+		return authorizationv1.SubjectAccessReviewStatus{}, err
+	}
+	extra := map[string][]string{}
+	for k, v := range spec.Extra {
+		extra[k] = v
+	}
+	extra[authn.ExtraCluster] = []string{here}
+	attributes.User = &user.DefaultInfo{Name: spec.User, UID: spec.UID, Groups: spec.Groups, Extra: extra}
+	return decide(ctx, z, attributes), nil
+}
+
+func decide(ctx context.Context, z authorizer.UnconditionalAuthorizer, attributes authorizer.Attributes) authorizationv1.SubjectAccessReviewStatus {
+	decision, reason, err := z.Authorize(ctx, attributes)
+	status := authorizationv1.SubjectAccessReviewStatus{
+		Allowed: decision == authorizer.DecisionAllow,
+		Denied:  decision == authorizer.DecisionDeny,
+		Reason:  reason,
+	}
+	if err != nil {
+		status.EvaluationError = err.Error()
+	}
+	return status
+}
+
+func invalid(kind string, err *field.Error) error {
+	return apierrors.NewInvalid(authorizationv1.SchemeGroupVersion.WithKind(kind).GroupKind(), "", field.ErrorList{err})
+}
+
+func attributesOf(resource *authorizationv1.ResourceAttributes, path *authorizationv1.NonResourceAttributes) (authorizer.AttributesRecord, *field.Error) {
+	spec := field.NewPath("spec")
+	switch {
+	case resource != nil && path != nil:
+		return authorizer.AttributesRecord{}, field.Invalid(spec.Child("nonResourceAttributes"), path, "cannot be specified in combination with resourceAttributes")
+	case resource != nil:
+		return authorizer.AttributesRecord{
+			Verb: resource.Verb, Namespace: resource.Namespace, APIGroup: resource.Group, APIVersion: resource.Version,
+			Resource: resource.Resource, Subresource: resource.Subresource, Name: resource.Name, ResourceRequest: true,
+		}, nil
+	case path != nil:
+		return authorizer.AttributesRecord{Verb: path.Verb, Path: path.Path}, nil
+	}
+	return authorizer.AttributesRecord{}, field.Invalid(spec, nil, "exactly one of nonResourceAttributes or resourceAttributes must be specified")
 }
 
 // SelfSubjectRulesReview answers all that the caller may do in a namespace.

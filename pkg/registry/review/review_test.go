@@ -21,7 +21,7 @@ import (
 // ask posts a review as someone of virtual cluster shop.
 func ask(t *testing.T, here string, storage rest.Storage, obj runtime.Object) (runtime.Object, error) {
 	t.Helper()
-	alice := &user.DefaultInfo{Name: "alice", UID: "7", Groups: []string{"devs"}, Extra: map[string][]string{authn.ExtraCluster: {"shop"}}}
+	alice := &user.DefaultInfo{Name: "alice", UID: "7", Groups: []string{user.SystemPrivilegedGroup}, Extra: map[string][]string{authn.ExtraCluster: {"shop"}}}
 	ctx := request.WithUser(logical.WithCluster(context.Background(), here), alice)
 	return storage.(rest.Creater).Create(ctx, obj, rest.ValidateAllObjectFunc, &metav1.CreateOptions{})
 }
@@ -53,7 +53,7 @@ func TestACallerLearnsWhatItMayDo(t *testing.T) {
 		{"two questions", "shop", authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: resource, NonResourceAttributes: path}, false, "spec.nonResourceAttributes"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			obj, err := ask(t, c.here, SelfSubjectAccessReview(authz.Authorizer{}), &authorizationv1.SelfSubjectAccessReview{Spec: c.spec})
+			obj, err := ask(t, c.here, SelfSubjectAccessReview(authz.New(nil)), &authorizationv1.SelfSubjectAccessReview{Spec: c.spec})
 			if c.fault != "" {
 				if err == nil || !strings.Contains(err.Error(), c.fault) {
 					t.Errorf("got %v", err)
@@ -72,7 +72,7 @@ func TestACallerLearnsWhatItMayDo(t *testing.T) {
 
 func TestACallerLearnsAllThatItMayDo(t *testing.T) {
 	review := func(here, namespace string) (authorizationv1.SubjectRulesReviewStatus, error) {
-		obj, err := ask(t, here, SelfSubjectRulesReview(authz.Authorizer{}), &authorizationv1.SelfSubjectRulesReview{Spec: authorizationv1.SelfSubjectRulesReviewSpec{Namespace: namespace}})
+		obj, err := ask(t, here, SelfSubjectRulesReview(authz.New(nil)), &authorizationv1.SelfSubjectRulesReview{Spec: authorizationv1.SelfSubjectRulesReviewSpec{Namespace: namespace}})
 		if err != nil {
 			return authorizationv1.SubjectRulesReviewStatus{}, err
 		}

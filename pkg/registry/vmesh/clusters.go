@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
@@ -57,12 +58,13 @@ type Clusters struct {
 // state is what every request asks of a virtual cluster.
 type state struct {
 	uid      string
+	created  metav1.Time
 	deleting bool
 	revision uint64
 }
 
 // NewClusters makes the keeper of virtual clusters. url gives the address of a virtual
-// cluster's API.
+// cluster's API, or the root's.
 func NewClusters(backend *logical.Backend, url func(cluster string) string) *Clusters {
 	return &Clusters{backend: backend, url: url, claims: ownership.New(), pending: map[string]*write{}}
 }
@@ -143,7 +145,7 @@ func (c *Clusters) knowsLater(name string, revision uint64) bool {
 }
 
 func stateOf(o *object.Object) state {
-	s := state{uid: string(o.UID), deleting: o.DeletionTimestamp != nil}
+	s := state{uid: string(o.UID), created: o.CreationTimestamp, deleting: o.DeletionTimestamp != nil}
 	if revision, err := strconv.ParseUint(o.ResourceVersion, 10, 64); err == nil { // what comes from storage has one
 		s.revision = revision
 	}
@@ -223,6 +225,22 @@ func (c *Clusters) State(ctx context.Context, name string) (exists, deleting boo
 func (c *Clusters) UID(ctx context.Context, name string) (string, bool) {
 	s, exists, err := c.state(ctx, name)
 	return s.uid, exists && err == nil
+}
+
+// rootCreated stands for the root's creation, which nothing records.
+var rootCreated = metav1.Date(2026, time.January, 1, 0, 0, 0, 0, time.UTC)
+
+// Origin is the UID of a virtual cluster and the time of its creation. Of one that there
+// is not, both are empty.
+func (c *Clusters) Origin(ctx context.Context, name string) (uid string, created metav1.Time) {
+	if name == logical.Root {
+		return "", rootCreated
+	}
+	s, _, err := c.state(ctx, name)
+	if err != nil {
+		return "", metav1.Time{}
+	}
+	return s.uid, s.created
 }
 
 // prepare gives a virtual cluster what vmesh writes of it.

@@ -3,6 +3,7 @@ package vmesh
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -10,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/kind"
@@ -17,6 +19,7 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 	"github.com/vmesh-io/vmesh/pkg/authn"
 	"github.com/vmesh-io/vmesh/pkg/pki"
+	"github.com/vmesh-io/vmesh/pkg/storage/logical"
 )
 
 const (
@@ -56,53 +59,71 @@ func (r *KubeconfigREST) Create(ctx context.Context, name string, obj runtime.Ob
 			return nil, err
 		}
 	}
-	cluster, err := r.clusters.get(ctx, name)
+	uid, server, err := r.origin(ctx, name)
 	if err != nil {
 		return nil, err
-	}
-	if cluster.DeletionTimestamp != nil {
-		return nil, apierrors.NewForbidden(r.clusters.store.DefaultQualifiedResource, name, fmt.Errorf("it is being deleted"))
 	}
 	o := obj.(*object.Object)
 	o.Name = name
 	if _, errs := r.kind.Validate(ctx, Version, o, nil); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(r.kind.GroupKind(), name, errs)
 	}
-	var request v1alpha1.KubeconfigRequest
-	if err := o.Into(&request); err != nil {
+	var asked v1alpha1.KubeconfigRequest
+	if err := o.Into(&asked); err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	path := field.NewPath("spec")
-	key, err := pki.ParseRequest(request.Spec.Request)
+	key, err := pki.ParseRequest(asked.Spec.Request)
 	if err != nil {
-		return nil, invalid(r.kind, name, field.Invalid(path.Child("request"), string(request.Spec.Request), err.Error()))
+		return nil, invalid(r.kind, name, field.Invalid(path.Child("request"), string(asked.Spec.Request), err.Error()))
 	}
 	ttl := defaultTTL
-	if s := request.Spec.ExpirationSeconds; s != nil {
+	if s := asked.Spec.ExpirationSeconds; s != nil {
 		ttl = time.Duration(*s) * time.Second
 		if ttl < minTTL || ttl > maxTTL {
 			return nil, invalid(r.kind, name, field.Invalid(path.Child("expirationSeconds"), *s,
 				fmt.Sprintf("must be from %d to %d", int64(minTTL.Seconds()), int64(maxTTL.Seconds()))))
 		}
 	}
-	who := request.Spec.User
+	who := asked.Spec.User
 	if who == "" {
 		who = defaultUser
 	}
-	groups := request.Spec.Groups
+	groups := asked.Spec.Groups
 	if len(groups) == 0 {
 		groups = []string{user.SystemPrivilegedGroup}
 	}
 	cert, notAfter, err := r.clients.IssueClient(key, pki.Client{
-		User: who, Groups: groups, URI: authn.ClusterURI(name, string(cluster.UID)), TTL: ttl,
+		User: who, Groups: groups, URI: authn.ClusterURI(name, uid), TTL: ttl,
 	})
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
 	expires := metav1.NewTime(notAfter)
 	return o, SetStatus(o, v1alpha1.KubeconfigRequestStatus{
-		Certificate: cert, CertificateAuthority: r.servers.PEM, Server: r.clusters.url(name), ExpirationTimestamp: &expires,
+		Certificate: cert, CertificateAuthority: r.servers.PEM, Server: server, ExpirationTimestamp: &expires,
 	})
+}
+
+// origin is the UID that a certificate for a virtual cluster is bound to, and where its
+// API is. Identities of the root are given out by its administrators alone: to be allowed
+// this for every virtual cluster is not to be allowed it for what manages them.
+func (r *KubeconfigREST) origin(ctx context.Context, name string) (uid, server string, err error) {
+	resource := r.clusters.store.DefaultQualifiedResource
+	if name == logical.Root {
+		if u, ok := request.UserFrom(ctx); !ok || !slices.Contains(u.GetGroups(), user.SystemPrivilegedGroup) {
+			return "", "", apierrors.NewForbidden(resource, name, fmt.Errorf("only administrators of the root (group %s) give out identities of the root", user.SystemPrivilegedGroup))
+		}
+		return "", r.clusters.url(name), nil
+	}
+	cluster, err := r.clusters.get(ctx, name)
+	if err != nil {
+		return "", "", err
+	}
+	if cluster.DeletionTimestamp != nil {
+		return "", "", apierrors.NewForbidden(resource, name, fmt.Errorf("it is being deleted"))
+	}
+	return string(cluster.UID), r.clusters.url(name), nil
 }
 
 func invalid(k *kind.Kind, name string, err *field.Error) error {

@@ -5,7 +5,7 @@ import (
 )
 
 // KubeconfigRequest asks, at virtualclusters/NAME/kubeconfig, for a client certificate
-// that is good for that virtual cluster and no other. It is answered, not stored; the
+// that is good for that virtual cluster and no other, or for the root if NAME is root. It is answered, not stored; the
 // private key stays with who asks.
 //
 // +kubebuilder:object:root=true
@@ -25,7 +25,8 @@ type KubeconfigRequestSpec struct {
 	// The user's name; "admin" when empty.
 	// +optional
 	User string `json:"user,omitempty"`
-	// The user's groups.
+	// The user's groups, which RBAC of the virtual cluster gives their rights;
+	// system:masters, the administrators', when empty.
 	// +optional
 	Groups []string `json:"groups,omitempty"`
 	// For how long the certificate is good: 10 minutes to 10 years; a year when unset.

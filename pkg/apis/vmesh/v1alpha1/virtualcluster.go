@@ -50,6 +50,54 @@ type VirtualClusterSpec struct {
 	// +kubebuilder:validation:items:MaxLength=63
 	// +kubebuilder:validation:items:Pattern=`^(\*|[a-z0-9][-a-z0-9]*\*|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$`
 	Namespaces []NamespacePattern `json:"namespaces,omitempty"`
+
+	// What users and groups of the root may do in this virtual cluster, once the root's
+	// RBAC lets them enter it (virtualclusters/proxy). It acts like ClusterRoleBindings,
+	// which cannot be seen, changed or removed from inside.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=100
+	Access []VirtualClusterAccess `json:"access,omitempty"`
+}
+
+// VirtualClusterAccess gives users and groups of the root a role in a virtual cluster.
+type VirtualClusterAccess struct {
+	// Whom it is given to.
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=100
+	Subjects []AccessSubject `json:"subjects"`
+
+	// The name of a ClusterRole of the virtual cluster: view, edit, admin, cluster-admin,
+	// vmesh:traffic-editor, or one of its own. Of the roles that every virtual cluster
+	// has, at least the rules that they have everywhere are given.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self != '.' && self != '..' && !self.contains('/') && !self.contains('%')",message="is not the name of a ClusterRole"
+	Role string `json:"role"`
+}
+
+// SubjectKind is the kind of an AccessSubject.
+//
+// +kubebuilder:validation:Enum=User;Group
+type SubjectKind string
+
+// The kinds of subjects.
+const (
+	UserSubject  SubjectKind = "User"
+	GroupSubject SubjectKind = "Group"
+)
+
+// AccessSubject is a user or a group of the root.
+type AccessSubject struct {
+	// User or Group.
+	Kind SubjectKind `json:"kind"`
+
+	// The name of the user or group. The root's administrators (system:masters) may do
+	// everything in any case.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
 }
 
 // VirtualClusterStatus is what a virtual cluster is.
