@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -17,8 +18,17 @@ func main() {
 	defer stop()
 	if err := newCommand().ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
-		os.Exit(1)
+		os.Exit(exitCode(err))
 	}
+}
+
+// exitCode is 1, unless the error has one of its own.
+func exitCode(err error) int {
+	var own interface{ ExitCode() int }
+	if errors.As(err, &own) {
+		return own.ExitCode()
+	}
+	return 1
 }
 
 func newCommand() *cobra.Command {
@@ -30,6 +40,6 @@ and pushes what teams write there to the shared istiod.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	cmd.AddCommand(newServerCommand(), newKubeconfigCommand(), newVersionCommand())
+	cmd.AddCommand(newServerCommand(), newKubeconfigCommand(), newAnalyzeCommand(), newVersionCommand())
 	return cmd
 }

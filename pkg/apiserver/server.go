@@ -93,7 +93,7 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 // assemble makes the kinds, their storage and the two endpoints.
 func (s *Server) assemble(creds *credentials) error {
 	s.clusters = vmesh.NewClusters(s.backend, func(cluster string) string { return s.options.URL() + "/clusters/" + cluster })
-	virtualClusters, meshes, kubeconfigs, err := vmeshkinds.Kinds(s.clusters.Hooks())
+	virtualClusters, meshes, kubeconfigs, analyses, err := vmeshkinds.Kinds(s.clusters.Hooks())
 	if err != nil {
 		return err
 	}
@@ -121,6 +121,7 @@ func (s *Server) assemble(creds *credentials) error {
 	namespaceREST, finalizeREST := namespace.NewREST(namespaces)
 	clusterStore, meshStore := stores[virtualClusters.GroupResource()], stores[meshes.GroupResource()]
 	s.clusters.Attach(clusterStore, meshStore, namespaces)
+	analysis := s.newAnalysis(slices.Concat(core, mesh), stores)
 
 	serve := func(g *groups, kinds []*kind.Kind) {
 		for _, k := range kinds {
@@ -135,6 +136,7 @@ func (s *Server) assemble(creds *credentials) error {
 					g.add(gv, k.Resource(), s.clusters.REST())
 					g.add(gv, k.Resource()+"/status", stores[k.GroupResource()].StatusREST(version))
 					g.add(gv, k.Resource()+"/kubeconfig", s.clusters.KubeconfigREST(kubeconfigs, creds.clients, creds.servers))
+					g.add(gv, k.Resource()+"/analysis", s.clusters.AnalysisREST(analyses, analysis.Analyze))
 				case meshes.GroupResource():
 					g.add(gv, k.Resource(), s.clusters.MeshREST())
 					g.add(gv, k.Resource()+"/status", stores[k.GroupResource()].StatusREST(version))
@@ -159,7 +161,8 @@ func (s *Server) assemble(creds *credentials) error {
 	if err != nil {
 		return err
 	}
-	admit := admission.NewChainHandler(vmeshadmission.NewNamespaceLifecycle(namespaceREST, s.clusters.IsSystemNamespace))
+	admit := admission.NewChainHandler(vmeshadmission.NewNamespaceLifecycle(namespaceREST, s.clusters.IsSystemNamespace),
+		vmeshadmission.NewAnalysis(analysis.Added))
 	secure, err := s.listen(creds)
 	if err != nil {
 		return err
@@ -171,7 +174,7 @@ func (s *Server) assemble(creds *credentials) error {
 		return err
 	}
 	if s.root, err = newEndpoint(endpointConfig{
-		name: "root", kinds: slices.Concat(core, []*kind.Kind{virtualClusters, meshes, kubeconfigs}), storage: rootGroups,
+		name: "root", kinds: slices.Concat(core, []*kind.Kind{virtualClusters, meshes, kubeconfigs, analyses}), storage: rootGroups,
 		options: s.options, secure: secure, authenticator: authenticator, admission: admit, clusters: s.clusters, life: s.life, process: true,
 		wrap: func(root http.Handler) http.Handler { return filters.WithCluster(root, s.tenant.server.Handler) },
 	}); err != nil {
