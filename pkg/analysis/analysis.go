@@ -288,7 +288,10 @@ func (e *Engine) run(s *state, as []analysis.Analyzer, inputs []config.GroupVers
 	}
 	var all diag.Messages
 	var failed []string
-	v := &view{state: s, change: c, index: map[config.GroupVersionKind]map[resource.FullName]*resource.Instance{}}
+	v := &view{
+		state: s, change: c, own: map[config.GroupVersionKind][]*resource.Instance{},
+		index: map[config.GroupVersionKind]map[resource.FullName]*resource.Instance{},
+	}
 	for _, a := range as {
 		v.messages = nil
 		if e.analyze(a, v) {

@@ -223,6 +223,28 @@ func TestAnalyzeFollowsTheVirtualCluster(t *testing.T) {
 	}
 }
 
+// What is kept decoded must be what was stored, whatever analyzers do to it.
+func TestAnalysesDoNotChangeWhatTheNextOneFinds(t *testing.T) {
+	s := newStore()
+	s.put("one", parse(t, strings.Replace(gateway, "hosts: ['*']", "hosts: ['*/reviews']", 1))...)
+	s.put("one", parse(t, strings.NewReplacer("name: edge", "name: other", "hosts: ['*']", "hosts: ['reviews']").Replace(gateway))...)
+	s.put("one", parse(t, strings.Replace(route, "hosts: [reviews]", "hosts: [reviews], gateways: [edge]", 1))...)
+	e, _ := newEngine(t, s)
+	var first string
+	for i := range 3 {
+		status, err := e.Analyze(t.Context(), "one")
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch got := lines(status.Findings); {
+		case i == 0:
+			first = got
+		case got != first:
+			t.Errorf("at first\n%s\nthen\n%s", first, got)
+		}
+	}
+}
+
 func TestAWriteIsAnsweredWithoutAnalysis(t *testing.T) {
 	w := func(t *testing.T) Write {
 		return Write{Cluster: "one", Kind: schema.GroupKind{Group: "networking.istio.io", Kind: "VirtualService"}, New: parse(t, route)[0]}

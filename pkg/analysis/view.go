@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
+	corev1 "k8s.io/api/core/v1"
 
 	"istio.io/istio/pkg/config"
 	"istio.io/istio/pkg/config/analysis"
@@ -14,8 +16,6 @@ import (
 	"istio.io/istio/pkg/config/resource"
 	"istio.io/istio/pkg/config/schema/collections"
 	"istio.io/istio/pkg/config/schema/gvk"
-
-	corev1 "k8s.io/api/core/v1"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
 )
@@ -134,13 +134,35 @@ type change struct {
 	to   *resource.Instance // nil for a deletion
 }
 
+// apply puts the change where the next list would have it: what some analyzers find depends
+// on the order.
+func (c *change) apply(all []*resource.Instance) []*resource.Instance {
+	out := make([]*resource.Instance, 0, len(all)+1)
+	at := -1
+	for _, r := range all {
+		if at < 0 && r.Metadata.FullName.String() >= c.name.String() {
+			at = len(out)
+		}
+		if r.Metadata.FullName != c.name {
+			out = append(out, r)
+		}
+	}
+	if c.to == nil {
+		return out
+	}
+	if at < 0 {
+		at = len(out)
+	}
+	return slices.Insert(out, at, c.to)
+}
+
 // view is what the analyzers see of a state: all of it, or as it would be after a change.
 // It implements analysis.Context.
 type view struct {
 	*state
 	change   *change
 	index    map[config.GroupVersionKind]map[resource.FullName]*resource.Instance
-	merged   []*resource.Instance // the changed kind
+	own      map[config.GroupVersionKind][]*resource.Instance // what differs from the state's
 	messages diag.Messages
 	err      error // why the messages are not to be used
 }
@@ -155,22 +177,30 @@ func (v *view) get(k config.GroupVersionKind) []*resource.Instance {
 	if v.err != nil {
 		return nil
 	}
-	var all []*resource.Instance
-	if all, v.err = v.instances(k); v.err != nil || v.change == nil || v.change.kind != k {
-		return all
+	if own, ok := v.own[k]; ok {
+		return own
 	}
-	if v.merged == nil {
-		v.merged = make([]*resource.Instance, 0, len(all)+1)
-		for _, r := range all {
-			if r.Metadata.FullName != v.change.name {
-				v.merged = append(v.merged, r)
+	var all []*resource.Instance
+	if all, v.err = v.instances(k); v.err != nil {
+		return nil
+	}
+	own := all
+	if v.change != nil && v.change.kind == k {
+		own = v.change.apply(all)
+	}
+	if k == gvk.Gateway {
+		// virtualservice.GatewayAnalyzer writes into gateways, which others are to see as they are.
+		own = slices.Clone(own)
+		for i, r := range own {
+			if message, ok := r.Message.(proto.Message); ok {
+				private := *r
+				private.Message = proto.Clone(message)
+				own[i] = &private
 			}
 		}
-		if v.change.to != nil {
-			v.merged = append(v.merged, v.change.to)
-		}
 	}
-	return v.merged
+	v.own[k] = own
+	return own
 }
 
 // ForEach implements analysis.Context.

@@ -46,7 +46,8 @@ func TestAnalysesAgreeWithIstioctl(t *testing.T) {
 	written := write(t, tenant, plurals, analyzerSamples(t, plurals))
 
 	theirs := istioctlAnalyze(t, "--kubeconfig", tenant.kubeconfig)
-	ours := analyze(t, tenant)
+	analyze(t, tenant)
+	ours := analyze(t, tenant) // from what the first has kept
 	count, codes := map[string]int{}, map[string]bool{}
 	for _, f := range theirs {
 		count[about(f)]++
@@ -115,8 +116,17 @@ func TestAnalysesFindWhatIstioctlFindsInFiles(t *testing.T) {
 
 // TestWritesAreAnsweredWithWhatTheyAdd is what kubectl shows.
 func TestWritesAreAnsweredWithWhatTheyAdd(t *testing.T) {
-	t.Parallel()
-	tenant := newTenant(t, shared)
+	// A server of its own: in the shared one other tests use up what analyses may take.
+	server, err := startServer(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := server.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	tenant := newTenant(t, server)
 	tenant.namespace(t, "shop")
 	warnings := func(method, path, body string) []string {
 		t.Helper()
@@ -202,7 +212,12 @@ func istioctlAnalyze(t *testing.T, args ...string) []v1alpha1.Finding {
 }
 
 // about is what a finding is and of which object. The text may name others in any order.
-func about(f v1alpha1.Finding) string { return f.Level + " [" + f.Code + "] " + f.Origin }
+func about(f v1alpha1.Finding) string {
+	if f.Code == "IST0155" {
+		f.Code = "IST0151" // which of the two it is depends on the order, which istioctl leaves to chance
+	}
+	return f.Level + " [" + f.Code + "] " + f.Origin
+}
 
 // analyzerSamples are the objects that the Istio module tests its analyzers with, without a
 // status, each name once.
@@ -230,6 +245,9 @@ func analyzerSamples(t *testing.T, plurals map[string]string) []*unstructured.Un
 			}
 			if plurals[o.GroupVersionKind().GroupKind().String()] == "" {
 				continue
+			}
+			if o.GetLabels()["istio/multiCluster"] == "true" {
+				continue // istioctl would go on to the cluster that it is the access to
 			}
 			delete(o.Object, "status")
 			o.SetUID("")
