@@ -232,9 +232,14 @@ func (e *Engine) Added(ctx context.Context, w Write) []v1alpha1.Finding {
 	return added
 }
 
-func (e *Engine) added(ctx context.Context, src *source, w Write) ([]v1alpha1.Finding, error) {
+func (e *Engine) added(ctx context.Context, src *source, w Write) (_ []v1alpha1.Finding, err error) {
 	ctx, cancel := context.WithTimeout(ctx, e.budget)
 	defer cancel()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, ctx.Err()) // storage has words of its own for it
+		}
+	}()
 	c := &change{kind: src.gvk}
 	for _, o := range []*object.Object{w.Old, w.New} {
 		if o != nil {
@@ -254,7 +259,7 @@ func (e *Engine) added(ctx context.Context, src *source, w Write) ([]v1alpha1.Fi
 	}
 	s := e.newState(ctx, w.Cluster, entry)
 	defer func() {
-		if ctx.Err() != nil {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			e.cache.wasSlow(entry)
 		}
 		e.cache.give(entry, s.seen)
