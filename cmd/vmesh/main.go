@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -17,7 +18,7 @@ func main() {
 	defer stop()
 	if err := newCommand().ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
-		os.Exit(1)
+		os.Exit(exitCode(err))
 	}
 }
 
@@ -44,6 +45,15 @@ func oneArg(name string) cobra.PositionalArgs {
 	}
 }
 
+// exitCode is 1, unless the error has one of its own.
+func exitCode(err error) int {
+	var own interface{ ExitCode() int }
+	if errors.As(err, &own) {
+		return own.ExitCode()
+	}
+	return 1
+}
+
 func newCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "vmesh",
@@ -63,6 +73,6 @@ and pushes what teams write there to the shared istiod.`,
 		SilenceErrors: true,
 	}
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return seeHelp(cmd, err) })
-	cmd.AddCommand(newServerCommand(), newKubeconfigCommand(), newVersionCommand())
+	cmd.AddCommand(newServerCommand(), newKubeconfigCommand(), newAnalyzeCommand(), newVersionCommand())
 	return cmd
 }

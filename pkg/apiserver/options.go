@@ -35,6 +35,7 @@ type Options struct {
 	XDSTLSAddress  string
 	Etcd           EtcdOptions
 	MaxBodyBytes   int64
+	AnalysisBudget time.Duration
 	ShutdownPeriod time.Duration
 }
 
@@ -55,6 +56,7 @@ func NewOptions() *Options {
 		XDSAddress:     "127.0.0.1:15051",
 		Etcd:           EtcdOptions{Prefix: "/registry", CompactionInterval: 5 * time.Minute},
 		MaxBodyBytes:   3 << 20,
+		AnalysisBudget: 100 * time.Millisecond,
 		ShutdownPeriod: 30 * time.Second,
 	}
 }
@@ -75,6 +77,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.Etcd.Prefix, "etcd-prefix", o.Etcd.Prefix, "The prefix of all keys in etcd.")
 	fs.DurationVar(&o.Etcd.CompactionInterval, "etcd-compaction-interval", o.Etcd.CompactionInterval, "How often old revisions are compacted away; 0 for never.")
 	fs.Int64Var(&o.MaxBodyBytes, "max-request-body-bytes", o.MaxBodyBytes, "The largest request body that is read.")
+	fs.DurationVar(&o.AnalysisBudget, "analysis-budget", o.AnalysisBudget, "How long a write may wait for Istio's analysis of what it would do, which is answered as warnings; 0 for no analysis of writes.")
 	fs.DurationVar(&o.ShutdownPeriod, "shutdown-period", o.ShutdownPeriod, "How long requests that are under way may take to end after SIGTERM.")
 	addFeatureGates(fs)
 }
@@ -133,6 +136,9 @@ func (o *Options) Validate() error {
 		if d < 0 {
 			bad("%s: %s must not be negative", flag, d)
 		}
+	}
+	if o.AnalysisBudget < 0 || o.AnalysisBudget > 10*time.Second {
+		bad("--analysis-budget: %s is not from 0 to 10s", o.AnalysisBudget)
 	}
 	if o.MaxBodyBytes < 1<<10 {
 		bad("--max-request-body-bytes: %d is too little for any object: at least 1024", o.MaxBodyBytes)

@@ -13,16 +13,14 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"k8s.io/apiserver/pkg/server/healthz"
-
-	"github.com/vmesh-io/vmesh/pkg/authz"
 )
 
 // readinessChecks are what has to be true before clients are sent here.
-func (s *Server) readinessChecks(z *authz.Authorizer) []healthz.HealthChecker {
+func (s *Server) readinessChecks() []healthz.HealthChecker {
 	return []healthz.HealthChecker{
 		healthz.NamedCheck("etcd", func(*http.Request) error { return s.etcd.check() }),
 		healthz.NamedCheck("storage", func(*http.Request) error { return s.storageReady() }),
-		healthz.NamedCheck("rbac", func(*http.Request) error { return z.Ready() }),
+		healthz.NamedCheck("rbac", func(*http.Request) error { return s.authorizer.Ready() }),
 		healthz.NamedCheck("kinds", func(*http.Request) error { return s.warm.err() }),
 		healthz.NamedCheck("snapshot", func(*http.Request) error { return s.sync.Ready() }),
 	}

@@ -32,6 +32,7 @@ import (
 	vmeshkinds "github.com/vmesh-io/vmesh/pkg/apis/vmesh"
 	"github.com/vmesh-io/vmesh/pkg/apiserver/filters"
 	"github.com/vmesh-io/vmesh/pkg/authn"
+	"github.com/vmesh-io/vmesh/pkg/authz"
 	"github.com/vmesh-io/vmesh/pkg/controller/garbage"
 	namespacecontroller "github.com/vmesh-io/vmesh/pkg/controller/namespace"
 	"github.com/vmesh-io/vmesh/pkg/controller/virtualcluster"
@@ -45,18 +46,19 @@ import (
 
 // Server is vmesh: the root's API and that of the virtual clusters, on one etcd.
 type Server struct {
-	options  *Options
-	backend  *logical.Backend
-	root     *endpoint
-	tenant   *endpoint
-	clusters *vmesh.Clusters
-	kinds    []*kind.Kind
-	loops    []loop
-	closers  []func()
-	warm     *warmth
-	life     *lifecycle
-	etcd     *etcdProbe
-	sync     *vmeshsync.Service
+	options    *Options
+	backend    *logical.Backend
+	root       *endpoint
+	tenant     *endpoint
+	clusters   *vmesh.Clusters
+	kinds      []*kind.Kind
+	loops      []loop
+	closers    []func()
+	warm       *warmth
+	life       *lifecycle
+	etcd       *etcdProbe
+	sync       *vmeshsync.Service
+	authorizer *authz.Authorizer
 
 	secure             *genericapiserver.SecureServingInfo
 	xdsPlain, xdsOnTLS net.Listener
@@ -120,7 +122,7 @@ func (s *Server) assemble(creds *credentials) error {
 		}
 		return s.options.URL() + "/clusters/" + cluster
 	})
-	virtualClusters, meshes, kubeconfigs, err := vmeshkinds.Kinds(s.clusters.Hooks())
+	virtualClusters, meshes, kubeconfigs, analyses, err := vmeshkinds.Kinds(s.clusters.Hooks())
 	if err != nil {
 		return err
 	}
@@ -152,6 +154,8 @@ func (s *Server) assemble(creds *credentials) error {
 	if err != nil {
 		return err
 	}
+	s.authorizer = z
+	analysis := s.newAnalysis(slices.Concat(core, mesh), stores)
 
 	serve := func(g *groups, kinds []*kind.Kind) {
 		for _, k := range kinds {
@@ -166,6 +170,7 @@ func (s *Server) assemble(creds *credentials) error {
 					g.add(gv, k.Resource(), s.clusters.REST())
 					g.add(gv, k.Resource()+"/status", stores[k.GroupResource()].StatusREST(version))
 					g.add(gv, k.Resource()+"/kubeconfig", s.clusters.KubeconfigREST(kubeconfigs, creds.clients, creds.servers))
+					g.add(gv, k.Resource()+"/analysis", s.clusters.AnalysisREST(analyses, analysis.Analyze))
 				case meshes.GroupResource():
 					g.add(gv, k.Resource(), s.clusters.MeshREST())
 					g.add(gv, k.Resource()+"/status", stores[k.GroupResource()].StatusREST(version))
@@ -194,8 +199,9 @@ func (s *Server) assemble(creds *credentials) error {
 	if err != nil {
 		return err
 	}
-	checks := s.readinessChecks(z)
-	admit := admission.NewChainHandler(vmeshadmission.NewNamespaceLifecycle(namespaceREST, s.clusters.IsSystemNamespace))
+	checks := s.readinessChecks()
+	admit := admission.NewChainHandler(vmeshadmission.NewNamespaceLifecycle(namespaceREST, s.clusters.IsSystemNamespace),
+		vmeshadmission.NewAnalysis(analysis.Added))
 	if s.tenant, err = newEndpoint(endpointConfig{
 		name: "virtual-cluster", kinds: slices.Concat(core, mesh, []*kind.Kind{definitions}), storage: tenantGroups,
 		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, admission: admit, clusters: s.clusters, life: s.life,
@@ -203,7 +209,7 @@ func (s *Server) assemble(creds *credentials) error {
 		return err
 	}
 	if s.root, err = newEndpoint(endpointConfig{
-		name: "root", kinds: slices.Concat(core, []*kind.Kind{virtualClusters, meshes, kubeconfigs}), storage: rootGroups,
+		name: "root", kinds: slices.Concat(core, []*kind.Kind{virtualClusters, meshes, kubeconfigs, analyses}), storage: rootGroups,
 		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, admission: admit, clusters: s.clusters, life: s.life, process: true,
 		wrap: func(root http.Handler) http.Handler {
 			return filters.WithCluster(withReasons(root, checks), withReasons(s.tenant.server.Handler, checks))

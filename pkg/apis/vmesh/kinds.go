@@ -16,9 +16,9 @@ import (
 //go:embed v1alpha1/crds/*.yaml
 var definitions embed.FS
 
-// Kinds makes the kinds that the root serves and stores, and KubeconfigRequest,
-// which is answered and not stored.
-func Kinds(virtualClusterHooks kind.Hooks) (virtualClusters, meshes, kubeconfigRequests *kind.Kind, err error) {
+// Kinds makes the kinds that the root serves and stores, and those that are answered and
+// not stored: KubeconfigRequest and Analysis.
+func Kinds(virtualClusterHooks kind.Hooks) (virtualClusters, meshes, kubeconfigRequests, analyses *kind.Kind, err error) {
 	for _, k := range []struct {
 		plural string
 		hooks  kind.Hooks
@@ -27,18 +27,19 @@ func Kinds(virtualClusterHooks kind.Hooks) (virtualClusters, meshes, kubeconfigR
 		{"virtualclusters", virtualClusterHooks, &virtualClusters},
 		{"meshes", kind.Hooks{ValidateName: apivalidation.NameIsDNSLabel}, &meshes},
 		{"kubeconfigrequests", kind.Hooks{}, &kubeconfigRequests},
+		{"analyses", kind.Hooks{}, &analyses},
 	} {
 		data, err := definitions.ReadFile("v1alpha1/crds/vmesh.io_" + k.plural + ".yaml")
 		if err != nil {
-			return nil, nil, nil, fmt.Errorf("reading the definition of %s: %w", k.plural, err)
+			return nil, nil, nil, nil, fmt.Errorf("reading the definition of %s: %w", k.plural, err)
 		}
 		var crd apiextensionsv1.CustomResourceDefinition
 		if err := yaml.Unmarshal(data, &crd); err != nil {
-			return nil, nil, nil, fmt.Errorf("decoding the definition of %s: %w", k.plural, err)
+			return nil, nil, nil, nil, fmt.Errorf("decoding the definition of %s: %w", k.plural, err)
 		}
 		if *k.kind, err = kind.New(&crd, k.hooks); err != nil {
-			return nil, nil, nil, fmt.Errorf("making %s: %w", k.plural, err)
+			return nil, nil, nil, nil, fmt.Errorf("making %s: %w", k.plural, err)
 		}
 	}
-	return virtualClusters, meshes, kubeconfigRequests, nil
+	return virtualClusters, meshes, kubeconfigRequests, analyses, nil
 }

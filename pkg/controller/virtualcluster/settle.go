@@ -18,10 +18,6 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/registry/vmesh"
 )
 
-// settleAfter is how long a new virtual cluster, which was set up when it was created, is
-// left alone, so that the watch caches show what it has.
-const settleAfter = 2 * time.Second
-
 // Settle gives virtual clusters what they lack when their surroundings have changed: the
 // root namespace, when their mesh has another, and their address, when the server has.
 type Settle struct {
@@ -62,10 +58,7 @@ func (c *ClusterChanges) Replaced(items []*object.Object, _ uint64) {
 
 // Changed implements logical.Observer.
 func (c *ClusterChanges) Changed(t watch.EventType, o *object.Object, _ uint64) {
-	switch t {
-	case watch.Added:
-		c.settle.queue.AddAfter(task{cluster: o.Name}, settleAfter)
-	case watch.Modified:
+	if t == watch.Modified { // a new one was set up when it was created
 		c.settle.queue.Add(task{cluster: o.Name})
 	}
 }
