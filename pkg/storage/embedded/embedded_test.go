@@ -13,7 +13,9 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
 )
 
 func TestMain(m *testing.M) {
@@ -283,6 +285,25 @@ func TestStartGivesUpWithItsContext(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	shut(t, open(t, dir))
+}
+
+func TestAFirstStartThatWasCutOffIsBegunAnew(t *testing.T) {
+	dir := t.TempDir()
+	log, err := wal.Create(zap.NewNop(), filepath.Join(dir, "member", "wal"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	e := open(t, dir)
+	put(t, e, "a", "1")
+	shut(t, e)
+	e = open(t, dir) // a log that has begun stays
+	if resp, err := e.Client().Get(t.Context(), "a"); err != nil || resp.Count != 1 {
+		t.Errorf("got %v, %v", resp, err)
+	}
+	shut(t, e)
 }
 
 func TestWritesBeyondTheQuotaFail(t *testing.T) {
