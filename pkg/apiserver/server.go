@@ -106,6 +106,7 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 	}
 	s.backend, err = logical.NewBackend(logical.BackendConfig{
 		Client: client, Prefix: o.Etcd.Prefix, CompactionInterval: compaction, Registerer: newRegisterer(),
+		Shared: len(o.Etcd.Servers) > 0,
 	})
 	if err != nil {
 		return nil, err
