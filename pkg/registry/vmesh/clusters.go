@@ -588,10 +588,13 @@ func (c *Clusters) createNamespace(ctx context.Context, cluster, name string) er
 	return nil
 }
 
-// EnsureDefaults makes, in an empty store, the mesh and the virtual cluster that a
-// first use needs.
+// EnsureDefaults makes the namespace that clients expect of the root, and, in an empty
+// store, the mesh and the virtual cluster that a first use needs.
 func (c *Clusters) EnsureDefaults(ctx context.Context) error {
 	ctx = RootContext(ctx)
+	if err := c.createNamespace(ctx, logical.Root, metav1.NamespaceDefault); err != nil {
+		return err
+	}
 	for _, s := range []*resource.Store{c.meshes, c.store} {
 		list, err := s.List(ctx, &internalversion.ListOptions{Limit: 1})
 		if err != nil {
