@@ -211,12 +211,13 @@ type write struct {
 	ledger *ledger
 	of     *counted
 	key    entryKey
+	limits *Limits
 	size   int64 // that is charged
 	begun  bool
 }
 
-func (l *ledger) write(c *counted, name string) *write {
-	return &write{ledger: l, of: c, key: entryKey{c.index, name}}
+func (l *ledger) write(c *counted, name string, limits *Limits) *write {
+	return &write{ledger: l, of: c, key: entryKey{c.index, name}, limits: limits}
 }
 
 // admit charges what is about to be stored in the place of what is of the size old, or of
@@ -237,7 +238,7 @@ func (w *write) admit(o *object.Object, old int64) error {
 	if old != none {
 		grown.objects = 0 // also where another server made it and the watch has not told yet
 	}
-	over := l.excess(w.of, grown)
+	over := w.excess(grown)
 	if len(over) == 0 || size <= old {
 		return nil
 	}
@@ -246,11 +247,8 @@ func (w *write) admit(o *object.Object, old int64) error {
 }
 
 // excess are the limits that what has been charged is over because of the growth.
-func (l *ledger) excess(c *counted, grown usage1) []excess {
-	limits := l.keeper.limits(l.cluster)
-	if limits == nil {
-		return nil
-	}
+func (w *write) excess(grown usage1) []excess {
+	c, l, limits := w.of, w.ledger, w.limits
 	var over []excess
 	check := func(what string, growth, charged int64, limit *int64) {
 		if limit != nil && growth > 0 && charged > *limit {

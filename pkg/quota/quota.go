@@ -50,7 +50,7 @@ const fillTimeout = 15 * time.Second
 // Keeper counts for all virtual clusters. It is safe for concurrent use once all
 // resources have been added by Count.
 type Keeper struct {
-	limits func(cluster string) *Limits
+	limits func(ctx context.Context, cluster string) (*Limits, error)
 	// changed is told of a virtual cluster whose usage is another than Usage gave last.
 	changed func(cluster string)
 
@@ -59,9 +59,9 @@ type Keeper struct {
 	open      atomic.Int64 // how many ledgers there are
 }
 
-// New makes a keeper that counts nothing yet. limits, which must answer from memory, are
-// a virtual cluster's, or nil.
-func New(limits func(cluster string) *Limits) *Keeper {
+// New makes a keeper that counts nothing yet. limits are a virtual cluster's, or nil; every
+// write asks for them.
+func New(limits func(ctx context.Context, cluster string) (*Limits, error)) *Keeper {
 	return &Keeper{limits: limits, changed: func(string) {}}
 }
 
@@ -172,14 +172,18 @@ func (k *Keeper) Check(ctx context.Context, gr schema.GroupResource, o, old *obj
 		return err
 	}
 	i := slices.IndexFunc(k.resources, func(c *counted) bool { return c.resource == gr })
-	if i < 0 || k.limits(cluster) == nil || exempt(ctx) {
+	if i < 0 || exempt(ctx) {
 		return nil
+	}
+	limits, err := k.limits(ctx, cluster)
+	if err != nil || limits == nil {
+		return err
 	}
 	l, err := k.ledger(ctx, cluster)
 	if err != nil {
 		return err
 	}
-	w := l.write(k.resources[i], k.resources[i].nameOf(o))
+	w := l.write(k.resources[i], k.resources[i].nameOf(o), limits)
 	defer w.end()
 	if old == nil {
 		return w.admit(o, none)

@@ -178,11 +178,14 @@ func newServer(t *testing.T) *server {
 		t.Fatal(err)
 	}
 	s := &server{t: t, etcd: &etcd{objects: map[string]*object.Object{}}, kinds: map[string]*kind.Kind{}, stores: map[string]storage.Interface{}, inner: map[string]*store{}}
-	s.keeper = New(func(cluster string) *Limits {
-		if cluster == "shop" {
-			return s.limits.Load()
+	s.keeper = New(func(_ context.Context, cluster string) (*Limits, error) {
+		switch cluster {
+		case "shop":
+			return s.limits.Load(), nil
+		case "unknown":
+			return nil, errors.New("etcd is away")
 		}
-		return nil
+		return nil, nil
 	})
 	for _, k := range all {
 		if name := k.GroupResource().String(); name == "configmaps" || name == "namespaces" {
@@ -378,6 +381,14 @@ func TestWritesAreHeldAgainstAQuota(t *testing.T) {
 			o := s.configMap("a", 1)
 			o.SetCluster("other")
 			return s.stores["configmaps"].Create(logical.WithCluster(context.Background(), "other"), "/core/configmaps/other/default/a", o, &object.Object{}, 0)
+		}},
+		{name: "of one that cannot be looked up nothing is written", do: func() error {
+			o := s.configMap("a", 1)
+			err := s.stores["configmaps"].Create(logical.WithCluster(context.Background(), "unknown"), "/core/configmaps/unknown/default/a", o, &object.Object{}, 0)
+			if err == nil || err.Error() != "etcd is away" || len(s.etcd.under("/core/configmaps/unknown/")) > 0 {
+				return fmt.Errorf("got %v", err)
+			}
+			return nil
 		}},
 		{name: "and without one all goes", limits: func() { s.limits.Store(nil) }, do: func() error { return s.create(shop(), "i", 1) }},
 	} {

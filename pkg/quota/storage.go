@@ -34,8 +34,12 @@ type counting struct {
 // begin begins a write of a virtual cluster that has a quota; of another it is nil.
 func (s *counting) begin(ctx context.Context, key string) (*write, error) {
 	cluster, err := logical.Cluster(ctx)
-	if err != nil || s.keeper.limits(cluster) == nil {
+	if err != nil {
 		return nil, nil // without a virtual cluster the storage below refuses
+	}
+	limits, err := s.keeper.limits(ctx, cluster)
+	if err != nil || limits == nil {
+		return nil, err
 	}
 	name, ok := strings.CutPrefix(key, s.of.prefix+"/"+cluster+"/")
 	if !ok {
@@ -45,7 +49,7 @@ func (s *counting) begin(ctx context.Context, key string) (*write, error) {
 	if err != nil {
 		return nil, err
 	}
-	return l.write(s.of, name), nil
+	return l.write(s.of, name, limits), nil
 }
 
 // Create implements storage.Interface.
@@ -99,7 +103,7 @@ func (s *counting) Delete(ctx context.Context, key string, out runtime.Object, p
 	}
 	if cluster, clusterErr := logical.Cluster(ctx); clusterErr == nil {
 		if found, has := s.keeper.ledgers.Load(cluster); has {
-			found.(*ledger).write(s.of, strings.TrimPrefix(key, s.of.prefix+"/"+cluster+"/")).conclude(out, true, nil)
+			found.(*ledger).write(s.of, strings.TrimPrefix(key, s.of.prefix+"/"+cluster+"/"), nil).conclude(out, true, nil)
 		}
 	}
 	return nil

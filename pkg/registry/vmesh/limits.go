@@ -27,17 +27,16 @@ func (c *Clusters) AttachContents(contents []*resource.Store, counted []string) 
 	c.contents, c.counted = contents, counted
 }
 
-// Limits are those of a virtual cluster's quota, from memory: nil where there is none, or
-// where the watch has not shown the virtual cluster yet.
-func (c *Clusters) Limits(cluster string) *quota.Limits {
-	known, ok := c.known.Load(cluster)
-	if !ok {
-		return nil
+// Limits are those of a virtual cluster's quota; nil where there is none.
+func (c *Clusters) Limits(ctx context.Context, cluster string) (*quota.Limits, error) {
+	if cluster == logical.Root {
+		return nil, nil
 	}
-	return known.(state).limits
+	s, _, err := c.state(ctx, cluster)
+	return s.limits, err
 }
 
-// Frozen says whether a virtual cluster is frozen, from memory as Limits.
+// Frozen says whether a virtual cluster is frozen, as far as the watch has shown it.
 func (c *Clusters) Frozen(cluster string) bool {
 	known, ok := c.known.Load(cluster)
 	return ok && known.(state).frozen != ""
