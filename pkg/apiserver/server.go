@@ -36,6 +36,7 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/controller/garbage"
 	namespacecontroller "github.com/vmesh-io/vmesh/pkg/controller/namespace"
 	"github.com/vmesh-io/vmesh/pkg/controller/virtualcluster"
+	"github.com/vmesh-io/vmesh/pkg/quota"
 	"github.com/vmesh-io/vmesh/pkg/registry/definition"
 	"github.com/vmesh-io/vmesh/pkg/registry/namespace"
 	"github.com/vmesh-io/vmesh/pkg/registry/resource"
@@ -139,9 +140,20 @@ func (s *Server) assemble(creds *credentials) error {
 	s.kinds = slices.Concat(core, mesh, []*kind.Kind{virtualClusters, meshes})
 
 	stores := map[schema.GroupResource]*resource.Store{}
+	keeper := quota.New(s.clusters.Limits)
+	var contents []*resource.Store // of virtual clusters
 	for _, k := range s.kinds {
-		if stores[k.GroupResource()], err = resource.NewStore(k, s.backend); err != nil {
+		store, err := resource.NewStore(k, s.backend)
+		if err != nil {
 			return err
+		}
+		stores[k.GroupResource()] = store
+		if k == virtualClusters || k == meshes {
+			continue
+		}
+		contents = append(contents, store)
+		if !uncounted[k.GroupResource()] {
+			store.Storage.Storage = keeper.Count(k, store.Storage.Storage)
 		}
 	}
 	for _, group := range []string{"", "events.k8s.io"} {
@@ -151,6 +163,8 @@ func (s *Server) assemble(creds *credentials) error {
 	namespaceREST, finalizeREST := namespace.NewREST(namespaces)
 	clusterStore, meshStore := stores[virtualClusters.GroupResource()], stores[meshes.GroupResource()]
 	s.clusters.Attach(clusterStore, meshStore, namespaces)
+	s.clusters.AttachContents(contents, keeper.Resources())
+	namespaceREST.Contents = slices.DeleteFunc(slices.Clone(contents), func(s *resource.Store) bool { return !s.Kind().Namespaced() })
 	roles, z, err := s.assembleRBAC(stores)
 	if err != nil {
 		return err
@@ -202,7 +216,7 @@ func (s *Server) assemble(creds *credentials) error {
 	}
 	checks := s.readinessChecks()
 	admit := admission.NewChainHandler(vmeshadmission.NewNamespaceLifecycle(namespaceREST, s.clusters.IsSystemNamespace),
-		vmeshadmission.NewAnalysis(analysis.Added))
+		vmeshadmission.NewAnalysis(analysis.Added), vmeshadmission.NewQuota(keeper.Check))
 	if s.tenant, err = newEndpoint(endpointConfig{
 		name: "virtual-cluster", kinds: slices.Concat(core, mesh, []*kind.Kind{definitions}), storage: tenantGroups,
 		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, admission: admit, clusters: s.clusters, life: s.life,
@@ -221,23 +235,20 @@ func (s *Server) assemble(creds *credentials) error {
 
 	purge := virtualcluster.New(clusterStore, s.backend)
 	settle := virtualcluster.NewSettle(clusterStore, s.clusters)
-	var contents []*resource.Store
-	for _, k := range s.kinds {
-		if k.Namespaced() {
-			contents = append(contents, stores[k.GroupResource()])
-		}
-	}
-	content := namespacecontroller.New(namespaceREST, finalizeREST, contents)
+	usage := virtualcluster.NewUsage(clusterStore, keeper)
+	content := namespacecontroller.New(namespaceREST, finalizeREST, namespaceREST.Contents)
 	s.loops = append(s.loops,
 		s.observe(clusterStore, s.clusters), s.observe(clusterStore, purge), s.observe(namespaces, content),
 		s.observe(clusterStore, settle.Clusters()), s.observe(meshStore, settle.Meshes()),
+		s.observe(clusterStore, usage),
+		loop{"quota usage", func(ctx context.Context) error { usage.Run(ctx); return nil }},
 		loop{"virtual cluster purge", func(ctx context.Context) error { purge.Run(ctx); return nil }},
 		loop{"virtual cluster settling", func(ctx context.Context) error { settle.Run(ctx); return nil }},
 		loop{"namespace content", func(ctx context.Context) error { content.Run(ctx); return nil }},
 		loop{"warm-up", s.warmUp},
 		loop{"memory", tuneMemory},
 	)
-	s.collectGarbage(stores, admit, map[schema.GroupResource]garbage.Source{
+	s.collectGarbage(stores, admit, keeper, map[schema.GroupResource]garbage.Source{
 		namespaces.Kind().GroupResource(): {Deleter: namespaceREST},
 		virtualClusters.GroupResource():   {Deleter: s.clusters.REST(), Serves: isRoot},
 		meshes.GroupResource():            {Serves: isRoot},
@@ -257,9 +268,17 @@ func (s *Server) observe(store *resource.Store, o logical.Observer) loop {
 func isRoot(cluster string) bool   { return cluster == logical.Root }
 func isTenant(cluster string) bool { return cluster != logical.Root }
 
-// collectGarbage adds the garbage collector of all stores. special are those that are
+// uncounted are the resources that no quota counts: they come and go by themselves.
+var uncounted = map[schema.GroupResource]bool{
+	{Resource: "events"}:                               true,
+	{Group: "events.k8s.io", Resource: "events"}:       true,
+	{Group: "coordination.k8s.io", Resource: "leases"}: true,
+}
+
+// collectGarbage adds the garbage collector of all stores, with whose observers the quotas
+// are kept: most changes concern neither. special are those that are
 // not deleted from, or not served, as the others; mesh are the kinds that the root lacks.
-func (s *Server) collectGarbage(stores map[schema.GroupResource]*resource.Store, admit admission.Interface,
+func (s *Server) collectGarbage(stores map[schema.GroupResource]*resource.Store, admit admission.Interface, keeper *quota.Keeper,
 	special map[schema.GroupResource]garbage.Source, mesh []*kind.Kind) {
 	for _, k := range mesh {
 		special[k.GroupResource()] = garbage.Source{Serves: isTenant}
@@ -271,8 +290,13 @@ func (s *Server) collectGarbage(stores map[schema.GroupResource]*resource.Store,
 		sources = append(sources, source)
 	}
 	collector := garbage.New(sources, admit)
+	collector.Paused = s.clusters.Frozen
 	for _, source := range sources {
-		s.loops = append(s.loops, s.observe(source.Store, collector.Observer(source.Store)))
+		observers := logical.Observers{collector.Observer(source.Store)}
+		if o := keeper.Observer(source.Store.Kind().GroupResource()); o != nil {
+			observers = append(observers, o)
+		}
+		s.loops = append(s.loops, s.observe(source.Store, observers))
 	}
 	s.loops = append(s.loops, loop{"garbage collection", func(ctx context.Context) error { collector.Run(ctx); return nil }})
 }

@@ -2,6 +2,8 @@
 package vmesh
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -12,7 +14,6 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -30,6 +31,7 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/ownership"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
+	"github.com/vmesh-io/vmesh/pkg/quota"
 	"github.com/vmesh-io/vmesh/pkg/registry/resource"
 	"github.com/vmesh-io/vmesh/pkg/storage/logical"
 )
@@ -43,6 +45,8 @@ type Clusters struct {
 	store      *resource.Store
 	meshes     *resource.Store
 	namespaces *resource.Store
+	contents   []*resource.Store // of virtual clusters
+	counted    []string          // the resources that a quota can limit
 	backend    *logical.Backend
 	url        func(cluster string) string
 
@@ -64,6 +68,8 @@ type state struct {
 	uid      string
 	created  metav1.Time
 	deleting bool
+	frozen   string // why; empty when it is not
+	limits   *quota.Limits
 	revision uint64
 }
 
@@ -92,6 +98,12 @@ func (c *Clusters) Attach(clusters, meshes, namespaces *resource.Store) {
 	clusters.AfterCreate = func(obj runtime.Object, options *metav1.CreateOptions) {
 		if !dryrun.IsDryRun(options.DryRun) {
 			// The watch may still be at an earlier one of the same name.
+			c.know(obj.(*object.Object))
+		}
+	}
+	clusters.AfterUpdate = func(obj runtime.Object, options *metav1.UpdateOptions) {
+		if !dryrun.IsDryRun(options.DryRun) {
+			// Whoever has frozen it, or limited it, is answered when it is so.
 			c.know(obj.(*object.Object))
 		}
 	}
@@ -152,6 +164,16 @@ func stateOf(o *object.Object) state {
 	s := state{uid: string(o.UID), created: o.CreationTimestamp, deleting: o.DeletionTimestamp != nil}
 	if revision, err := strconv.ParseUint(o.ResourceVersion, 10, 64); err == nil { // what comes from storage has one
 		s.revision = revision
+	}
+	// Most have neither, and need not be decoded for every request that looks in etcd.
+	if spec := o.Field("spec"); bytes.Contains(spec, []byte(`"freeze"`)) || bytes.Contains(spec, []byte(`"quota"`)) {
+		var set v1alpha1.VirtualClusterSpec
+		if json.Unmarshal(spec, &set) == nil { // what storage took has been validated
+			s.limits = quota.LimitsOf(set.Quota)
+			if set.Freeze != nil {
+				s.frozen = cmp.Or(set.Freeze.Reason, "no reason is given")
+			}
+		}
 	}
 	return s
 }
@@ -259,12 +281,12 @@ func (c *Clusters) state(ctx context.Context, name string) (state, bool, error) 
 }
 
 // State implements filters.Clusters.
-func (c *Clusters) State(ctx context.Context, name string) (exists, deleting bool, err error) {
+func (c *Clusters) State(ctx context.Context, name string) (exists, deleting bool, frozen string, err error) {
 	if name == logical.Root {
-		return true, false, nil
+		return true, false, "", nil
 	}
 	s, exists, err := c.state(ctx, name)
-	return exists, s.deleting, err
+	return exists, s.deleting, s.frozen, err
 }
 
 // UID implements authn.Clusters.
@@ -294,15 +316,12 @@ func (c *Clusters) prepare(o, old *object.Object) error {
 	if o.DeletionTimestamp == nil && !slices.Contains(o.Finalizers, v1alpha1.FinalizerPurge) {
 		o.Finalizers = append(slices.Clone(o.Finalizers), v1alpha1.FinalizerPurge)
 	}
-	if old != nil {
-		return nil
+	if old == nil {
+		if err := SetStatus(o, v1alpha1.VirtualClusterStatus{URL: c.url(o.Name)}); err != nil {
+			return err
+		}
 	}
-	status := v1alpha1.VirtualClusterStatus{URL: c.url(o.Name)}
-	apimeta.SetStatusCondition(&status.Conditions, metav1.Condition{
-		Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonServing,
-		Message: "The virtual cluster answers requests.", ObservedGeneration: o.Generation,
-	})
-	return SetStatus(o, status)
+	return setReady(o)
 }
 
 // SetStatus replaces an object's status.
@@ -344,10 +363,13 @@ func integers(v any) any {
 }
 
 // validate refuses claims that another virtual cluster of the mesh holds.
-func (c *Clusters) validate(ctx context.Context, o, _ *object.Object) ([]string, field.ErrorList) {
+func (c *Clusters) validate(ctx context.Context, o, old *object.Object) ([]string, field.ErrorList) {
 	vc, err := Decode(o)
 	if err != nil {
 		return nil, field.ErrorList{field.InternalError(nil, err)}
+	}
+	if errs := c.validateQuota(vc, old); len(errs) > 0 {
+		return nil, errs
 	}
 	claims := ownership.ClaimsOf(vc)
 	path := field.NewPath("spec", "namespaces")
@@ -581,7 +603,7 @@ func (c *Clusters) createNamespace(ctx context.Context, cluster, name string) er
 	namespace := object.New(schema.GroupVersionKind{Version: "v1", Kind: "Namespace"})
 	namespace.Name = name
 	ctx = request.WithNamespace(logical.WithCluster(ctx, cluster), metav1.NamespaceNone)
-	_, err := c.namespaces.Create(ctx, namespace, rest.ValidateAllObjectFunc, &metav1.CreateOptions{})
+	_, err := c.namespaces.Create(quota.Exempt(ctx), namespace, rest.ValidateAllObjectFunc, &metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("creating namespace %s: %w", name, err)
 	}
@@ -637,30 +659,27 @@ func (c *Clusters) REST() *ClusterREST { return &ClusterREST{c.store.REST(Versio
 func (r *ClusterREST) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc,
 	updateValidation rest.ValidateObjectUpdateFunc, forceAllowCreate bool, options *metav1.UpdateOptions) (obj runtime.Object, created bool, err error) {
 	if !dryrun.IsDryRun(options.DryRun) {
-		w, err := r.clusters.begin(ctx, name)
-		if err != nil {
-			return nil, false, err
+		w, busy := r.clusters.begin(ctx, name)
+		if busy != nil {
+			return nil, false, busy
 		}
 		defer func() {
-			revision := uint64(0)
-			if o, ok := obj.(*object.Object); ok {
-				revision = stateOf(o).revision
+			if err != nil {
+				r.clusters.end(w, false, 0)
+				return
 			}
-			r.clusters.end(w, err == nil, revision)
+			r.clusters.end(w, true, stateOf(obj.(*object.Object)).revision)
 		}()
 	}
 	return r.REST.Update(ctx, name, info, createValidation, updateValidation, forceAllowCreate, options)
 }
 
 // Delete implements rest.GracefulDeleter. A virtual cluster that holds objects is
-// deleted only when its annotation vmesh.io/confirm-deletion bears its name.
+// deleted only when its annotation vmesh.io/confirm-deletion bears its name, and never
+// while one of them is protected. Of a mark that is set in the same moment nothing is
+// promised: who is to rely on it marks the virtual cluster too.
 func (r *ClusterREST) Delete(ctx context.Context, name string, validate rest.ValidateObjectFunc, options *metav1.DeleteOptions) (runtime.Object, bool, error) {
 	return r.REST.Delete(ctx, name, r.confirmed(validate), options)
-}
-
-// DeleteCollection implements rest.CollectionDeleter, with the same condition for each.
-func (r *ClusterREST) DeleteCollection(ctx context.Context, validate rest.ValidateObjectFunc, options *metav1.DeleteOptions, list *internalversion.ListOptions) (runtime.Object, error) {
-	return r.REST.DeleteCollection(ctx, r.confirmed(validate), options, list)
 }
 
 func (r *ClusterREST) confirmed(validate rest.ValidateObjectFunc) rest.ValidateObjectFunc {
@@ -671,7 +690,13 @@ func (r *ClusterREST) confirmed(validate rest.ValidateObjectFunc) rest.ValidateO
 			}
 		}
 		o := obj.(*object.Object)
-		if o.DeletionTimestamp != nil || o.Annotations[v1alpha1.AnnotationConfirmDeletion] == o.Name {
+		if o.DeletionTimestamp != nil {
+			return nil
+		}
+		if err := r.clusters.protected(ctx, o.Name); err != nil {
+			return err
+		}
+		if o.Annotations[v1alpha1.AnnotationConfirmDeletion] == o.Name {
 			return nil
 		}
 		held, err := r.clusters.held(ctx, o)
