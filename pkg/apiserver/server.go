@@ -155,6 +155,10 @@ func (s *Server) assemble(creds *credentials) error {
 		return err
 	}
 	s.authorizer = z
+	tokens, err := s.assembleTokens(stores)
+	if err != nil {
+		return err
+	}
 	analysis := s.newAnalysis(slices.Concat(core, mesh), stores)
 
 	serve := func(g *groups, kinds []*kind.Kind) {
@@ -180,6 +184,9 @@ func (s *Server) assemble(creds *credentials) error {
 						continue
 					}
 					g.add(gv, k.Resource(), stores[k.GroupResource()].REST(version))
+					if k.GroupResource() == (schema.GroupResource{Resource: "serviceaccounts"}) {
+						g.add(gv, "serviceaccounts/token", tokens.request)
+					}
 					if k.HasStatus(version) {
 						g.add(gv, k.Resource()+"/status", stores[k.GroupResource()].StatusREST(version))
 					}
@@ -195,7 +202,7 @@ func (s *Server) assemble(creds *credentials) error {
 	tenantGroups.add(definitions.GVK(definitions.StorageVersion()).GroupVersion(), definitions.Resource(),
 		definition.New(definitions, onceObjects(func() ([]*object.Object, error) { return builtin.CRDObjects(mesh) })))
 
-	authenticator, err := s.authenticator(creds)
+	authenticator, err := s.authenticator(creds, tokens)
 	if err != nil {
 		return err
 	}
@@ -204,13 +211,13 @@ func (s *Server) assemble(creds *credentials) error {
 		vmeshadmission.NewAnalysis(analysis.Added))
 	if s.tenant, err = newEndpoint(endpointConfig{
 		name: "virtual-cluster", kinds: slices.Concat(core, mesh, []*kind.Kind{definitions}), storage: tenantGroups,
-		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, admission: admit, clusters: s.clusters, life: s.life,
+		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, tokens: tokens, admission: admit, clusters: s.clusters, life: s.life,
 	}); err != nil {
 		return err
 	}
 	if s.root, err = newEndpoint(endpointConfig{
 		name: "root", kinds: slices.Concat(core, []*kind.Kind{virtualClusters, meshes, kubeconfigs, analyses}), storage: rootGroups,
-		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, admission: admit, clusters: s.clusters, life: s.life, process: true,
+		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, tokens: tokens, admission: admit, clusters: s.clusters, life: s.life, process: true,
 		wrap: func(root http.Handler) http.Handler {
 			return filters.WithCluster(withReasons(root, checks), withReasons(s.tenant.server.Handler, checks))
 		},
@@ -315,15 +322,15 @@ func cachesReady(ready map[schema.GroupResource]error) error {
 }
 
 // authenticator checks client certificates against the authority's file, which is read
-// again when it changes.
-func (s *Server) authenticator(creds *credentials) (authenticator.Request, error) {
+// again when it changes, and bearer tokens.
+func (s *Server) authenticator(creds *credentials, tokens *tokens) (authenticator.Request, error) {
 	pool, err := cert.NewPoolFromBytes(creds.clients.PEM)
 	if err != nil {
 		return nil, err
 	}
 	return authn.New(func() (x509.VerifyOptions, bool) {
 		return x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, true
-	}, s.clusters), nil
+	}, s.clusters, tokens, tokens.nobody), nil
 }
 
 // listen binds the ports, so that one that is taken is an error at start.
