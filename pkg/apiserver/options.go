@@ -21,6 +21,8 @@ import (
 	"k8s.io/component-base/featuregate"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/yaml"
+
+	"github.com/vmesh-io/vmesh/pkg/storage/logical"
 )
 
 // Options are what can be chosen at start. NewOptions has sane defaults: everything on
@@ -200,6 +202,14 @@ func (o *Options) URL() string {
 		}
 	}
 	return "https://" + net.JoinHostPort(host, strconv.Itoa(o.SecurePort))
+}
+
+// clusterURL is the address of a virtual cluster's API, or of the root's.
+func (o *Options) clusterURL(cluster string) string {
+	if cluster == logical.Root {
+		return o.URL()
+	}
+	return o.URL() + "/clusters/" + cluster
 }
 
 // hosts are what the serving certificate must be good for.

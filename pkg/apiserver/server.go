@@ -32,6 +32,7 @@ import (
 	vmeshkinds "github.com/vmesh-io/vmesh/pkg/apis/vmesh"
 	"github.com/vmesh-io/vmesh/pkg/apiserver/filters"
 	"github.com/vmesh-io/vmesh/pkg/authn"
+	"github.com/vmesh-io/vmesh/pkg/authn/oidc"
 	"github.com/vmesh-io/vmesh/pkg/authz"
 	"github.com/vmesh-io/vmesh/pkg/controller/garbage"
 	namespacecontroller "github.com/vmesh-io/vmesh/pkg/controller/namespace"
@@ -59,6 +60,7 @@ type Server struct {
 	etcd       *etcdProbe
 	sync       *vmeshsync.Service
 	authorizer *authz.Authorizer
+	issuers    *oidc.Authenticator // nil: none but vmesh
 
 	secure             *genericapiserver.SecureServingInfo
 	xdsPlain, xdsOnTLS net.Listener
@@ -95,6 +97,9 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 	if err := s.listen(creds); err != nil {
 		return nil, err
 	}
+	if err := s.openIssuers(); err != nil {
+		return nil, err
+	}
 	client, err := s.openEtcd(ctx)
 	if err != nil {
 		return nil, err
@@ -116,12 +121,7 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 
 // assemble makes the kinds, their storage and the two endpoints.
 func (s *Server) assemble(creds *credentials) error {
-	s.clusters = vmesh.NewClusters(s.backend, func(cluster string) string {
-		if cluster == logical.Root {
-			return s.options.URL()
-		}
-		return s.options.URL() + "/clusters/" + cluster
-	})
+	s.clusters = vmesh.NewClusters(s.backend, s.options.clusterURL)
 	virtualClusters, meshes, kubeconfigs, analyses, err := vmeshkinds.Kinds(s.clusters.Hooks())
 	if err != nil {
 		return err
@@ -155,10 +155,7 @@ func (s *Server) assemble(creds *credentials) error {
 		return err
 	}
 	s.authorizer = z
-	tokens, err := s.assembleTokens(stores)
-	if err != nil {
-		return err
-	}
+	tokens := s.assembleTokens(stores)
 	analysis := s.newAnalysis(slices.Concat(core, mesh), stores)
 
 	serve := func(g *groups, kinds []*kind.Kind) {

@@ -23,9 +23,8 @@ type tokens struct {
 	nobody authenticator.Request
 }
 
-// assembleTokens makes the issuer of service account tokens and, if there is a file of
-// them, the other issuers.
-func (s *Server) assembleTokens(stores map[schema.GroupResource]*resource.Store) (*tokens, error) {
+// assembleTokens makes the issuer of service account tokens, beside the other issuers.
+func (s *Server) assembleTokens(stores map[schema.GroupResource]*resource.Store) *tokens {
 	core := func(name string) *resource.Store { return stores[schema.GroupResource{Resource: name}] }
 	accounts := serviceaccount.New(serviceaccount.Config{
 		Clusters: s.clusters, URL: s.clusters.URL, Secrets: core("secrets"), Namespaces: core("namespaces"),
@@ -35,15 +34,23 @@ func (s *Server) assembleTokens(stores map[schema.GroupResource]*resource.Store)
 		Token: accounts, accounts: accounts, nobody: anonymous.NewAuthenticator(nil),
 		request: registryserviceaccount.NewTokenREST(accounts, core("serviceaccounts"), core("pods"), core("secrets"), core("nodes")),
 	}
+	if s.issuers != nil {
+		s.loops = append(s.loops, loop{"authentication configuration", s.issuers.Run})
+		t.Token, t.nobody = tokenunion.NewFailOnError(accounts, s.issuers), s.issuers
+	}
+	return t
+}
+
+// openIssuers reads which other issuers there are.
+func (s *Server) openIssuers() error {
 	if s.options.AuthenticationConfig == "" {
-		return t, nil
+		return nil
 	}
-	issuers, err := oidc.New(s.options.AuthenticationConfig, s.clusters.URL)
+	issuers, err := oidc.New(s.options.AuthenticationConfig, s.options.clusterURL)
 	if err != nil {
-		return nil, fmt.Errorf("--authentication-config: %w", err)
+		return fmt.Errorf("--authentication-config: %w", err)
 	}
+	s.issuers = issuers
 	s.closers = append(s.closers, issuers.Close)
-	s.loops = append(s.loops, loop{"authentication configuration", issuers.Run})
-	t.Token, t.nobody = tokenunion.NewFailOnError(accounts, issuers), issuers
-	return t, nil
+	return nil
 }
