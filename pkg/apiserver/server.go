@@ -94,10 +94,10 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 		return nil, err
 	}
 	// What can be wrong with the options comes before the storage begins to work.
-	if err := s.listen(creds); err != nil {
+	if err := s.openIssuers(); err != nil {
 		return nil, err
 	}
-	if err := s.openIssuers(); err != nil {
+	if err := s.listen(creds); err != nil {
 		return nil, err
 	}
 	client, err := s.openEtcd(ctx)
