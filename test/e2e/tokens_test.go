@@ -20,6 +20,10 @@ import (
 	"github.com/coreos/go-oidc"
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -150,6 +154,36 @@ func TestATokenEndsWithWhatKubectlBindsItTo(t *testing.T) {
 		`{"metadata":{"name":"old","annotations":{"kubernetes.io/service-account.name":"ci"}},"type":"kubernetes.io/service-account-token"}`)
 	if !strings.Contains(strings.Join(legacy.Header.Values("Warning"), ""), "kubectl create token ci") {
 		t.Errorf("the warnings are %q", legacy.Header.Values("Warning"))
+	}
+}
+
+// As programs in Go ask for them, which speak protobuf with Kubernetes' own kinds.
+func TestTypedClientsGetTokensAndReviewThem(t *testing.T) {
+	admin := newTenant(t, shared)
+	config := rest.CopyConfig(admin.config)
+	config.ContentType, config.AcceptContentTypes = "application/vnd.kubernetes.protobuf", "application/vnd.kubernetes.protobuf"
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	accounts := client.CoreV1().ServiceAccounts("default")
+	account, err := accounts.Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "typed"}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seconds := int64(1200)
+	token, err := accounts.CreateToken(ctx, "typed", &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if in := time.Until(token.Status.ExpirationTimestamp.Time); token.UID != account.UID || token.Name != "typed" || len(token.ManagedFields) != 0 || in > 20*time.Minute || in < 18*time.Minute {
+		t.Errorf("got %+v", token)
+	}
+	review, err := client.AuthenticationV1().TokenReviews().Create(ctx, &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token.Status.Token}}, metav1.CreateOptions{})
+	if err != nil || !review.Status.Authenticated || review.Status.User.UID != string(account.UID) {
+		t.Errorf("got %+v, %v", review, err)
 	}
 }
 
