@@ -353,6 +353,16 @@ func TestKeysRotateWithAnOverlap(t *testing.T) {
 	if _, err := who(w.Tokens, in("shop"), after); err != nil {
 		t.Errorf("the new key: %v", err)
 	}
+	// All keys are taken away: the next token has one of its own.
+	w.secrets.remove(at(inKeys(in("shop")), SecretName("uid-shop")))
+	w.clock.SetTime(w.clock.Now().Add(verifiedFor + time.Second))
+	anew := w.issue(t, "shop")
+	if _, err := who(w.Tokens, in("shop"), after); err == nil {
+		t.Error("a key is good still that is not there")
+	}
+	if _, err := who(w.Tokens, in("shop"), anew); err != nil {
+		t.Errorf("the key made anew: %v", err)
+	}
 }
 
 func headerOf(t *testing.T, token string) jose.Header {
