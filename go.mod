@@ -7,8 +7,8 @@ go 1.26.0
 // for, and Istio at the commit whose schemas, validation and istiod the tests hold vmesh against. Istio tags no Go
 // modules, and with it come the pseudo-versions of its API and of go-control-plane.
 require (
-	github.com/envoyproxy/go-control-plane/envoy v1.37.1-0.20260713214202-ca8ce173c36f
 	github.com/coreos/go-oidc v2.5.0+incompatible
+	github.com/envoyproxy/go-control-plane/envoy v1.37.1-0.20260713214202-ca8ce173c36f
 	github.com/go-jose/go-jose/v4 v4.1.4
 	github.com/go-logr/logr v1.4.4
 	github.com/google/btree v1.1.3
