@@ -138,6 +138,11 @@ const (
 	// still holds objects takes: its value must be the virtual cluster's name.
 	AnnotationConfirmDeletion = "vmesh.io/confirm-deletion"
 
+	// AnnotationAppliesTo says, on a webhook configuration or a binding of an admission
+	// policy in the root, where it applies: "root", which is the default; "all", which is
+	// all virtual clusters; or a selector of virtual clusters by their labels.
+	AnnotationAppliesTo = "vmesh.io/applies-to"
+
 	// FinalizerPurge keeps a deleted VirtualCluster until all it holds is removed.
 	FinalizerPurge = "vmesh.io/purge"
 )
