@@ -308,6 +308,10 @@ func (p *Plugin) inNamespaces(cluster string, r *rail, a admission.Attributes) (
 	return matches, nil
 }
 
+func (p *Plugin) authorizer(cluster string) authorizer.UnconditionalAuthorizer {
+	return scoped{p.config.Authorizer, cluster}
+}
+
 func (p *Plugin) matcher(cluster string) *matching.Matcher {
 	in := p.namespaces(cluster)
 	return matching.NewMatcher(in, in.client())
@@ -319,14 +323,14 @@ func (p *Plugin) mutate(ctx context.Context, cluster string, hooks []mutatingpol
 	if len(hooks) == 0 || a.GetOperation() == admission.Delete || isPolicy(a.GetResource().GroupResource()) {
 		return nil
 	}
-	return mutatingpolicy.NewDispatcher(p.config.Authorizer, p.matcher(cluster), converters{p.endpoint(cluster).Converter}).Dispatch(ctx, a, o, hooks)
+	return mutatingpolicy.NewDispatcher(p.authorizer(cluster), p.matcher(cluster), converters{p.endpoint(cluster).Converter}).Dispatch(ctx, a, o, hooks)
 }
 
 func (p *Plugin) validate(ctx context.Context, cluster string, hooks []validatingpolicy.PolicyHook, a admission.Attributes, o admission.ObjectInterfaces) error {
 	if len(hooks) == 0 || isPolicy(a.GetResource().GroupResource()) {
 		return nil
 	}
-	return validatingpolicy.NewDispatcher(p.config.Authorizer, generic.NewPolicyMatcher(p.matcher(cluster))).Dispatch(ctx, a, o, hooks)
+	return validatingpolicy.NewDispatcher(p.authorizer(cluster), generic.NewPolicyMatcher(p.matcher(cluster))).Dispatch(ctx, a, o, hooks)
 }
 
 // converters gives the mutating policies' dispatcher one converter for all kinds.

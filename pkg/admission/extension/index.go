@@ -277,7 +277,7 @@ func (m *maker) webhooks(kind int, objects []*object.Object) {
 			if err != nil {
 				return nil, err
 			}
-			return m.newMutating(m.cluster, configurations)
+			return m.newMutating(m.cluster, m.cluster, configurations)
 		})
 	case validatingWebhooks:
 		m.validating, _ = once(m, kind, own, func() (*validatingwebhook.Plugin, error) {
@@ -285,7 +285,7 @@ func (m *maker) webhooks(kind int, objects []*object.Object) {
 			if err != nil {
 				return nil, err
 			}
-			return m.newValidating(m.cluster, configurations)
+			return m.newValidating(m.cluster, m.cluster, configurations)
 		})
 	}
 }

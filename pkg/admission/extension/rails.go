@@ -103,7 +103,7 @@ func (m *maker) webhookRails(kind int, o *object.Object) ([]*rail, error) {
 				return nil, err
 			}
 			one.Webhooks[0].NamespaceSelector = everywhere
-			w, err := m.newMutating(m.cluster, []*admissionregistrationv1.MutatingWebhookConfiguration{one})
+			w, err := m.newMutating(m.cluster, "", []*admissionregistrationv1.MutatingWebhookConfiguration{one})
 			if err != nil {
 				return nil, err
 			}
@@ -122,7 +122,7 @@ func (m *maker) webhookRails(kind int, o *object.Object) ([]*rail, error) {
 				return nil, err
 			}
 			one.Webhooks[0].NamespaceSelector = everywhere
-			w, err := m.newValidating(m.cluster, []*admissionregistrationv1.ValidatingWebhookConfiguration{one})
+			w, err := m.newValidating(m.cluster, "", []*admissionregistrationv1.ValidatingWebhookConfiguration{one})
 			if err != nil {
 				return nil, err
 			}

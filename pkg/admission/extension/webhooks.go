@@ -24,8 +24,9 @@ import (
 )
 
 // newMutating makes upstream's plugin for a fixed list of configurations. It has no
-// goroutines and needs no end: when the list changes, another takes its place.
-func (p *Plugin) newMutating(cluster string, configurations []*admissionregistrationv1.MutatingWebhookConfiguration) (*mutatingwebhook.Plugin, error) {
+// goroutines and needs no end: when the list changes, another takes its place. as is in
+// whose place expressions ask: the virtual cluster, or nobody for guard rails.
+func (p *Plugin) newMutating(cluster, as string, configurations []*admissionregistrationv1.MutatingWebhookConfiguration) (*mutatingwebhook.Plugin, error) {
 	w, err := mutatingwebhook.NewMutatingWebhook(nil)
 	if err != nil {
 		return nil, err
@@ -34,12 +35,12 @@ func (p *Plugin) newMutating(cluster string, configurations []*admissionregistra
 	w.SetAuthenticationInfoResolverWrapper(p.clients(cluster))
 	w.SetExternalKubeClientSet(in.client())
 	w.SetExternalKubeInformerFactory(&fixed{namespaces: in, mutating: configurations})
-	w.SetUnconditionalAuthorizer(p.config.Authorizer)
+	w.SetUnconditionalAuthorizer(p.authorizer(as))
 	return w, w.ValidateInitialization()
 }
 
 // newValidating is newMutating for the other kind.
-func (p *Plugin) newValidating(cluster string, configurations []*admissionregistrationv1.ValidatingWebhookConfiguration) (*validatingwebhook.Plugin, error) {
+func (p *Plugin) newValidating(cluster, as string, configurations []*admissionregistrationv1.ValidatingWebhookConfiguration) (*validatingwebhook.Plugin, error) {
 	w, err := validatingwebhook.NewValidatingAdmissionWebhook(nil)
 	if err != nil {
 		return nil, err
@@ -48,7 +49,7 @@ func (p *Plugin) newValidating(cluster string, configurations []*admissionregist
 	w.SetAuthenticationInfoResolverWrapper(p.clients(cluster))
 	w.SetExternalKubeClientSet(in.client())
 	w.SetExternalKubeInformerFactory(&fixed{namespaces: in, validating: configurations})
-	w.SetUnconditionalAuthorizer(p.config.Authorizer)
+	w.SetUnconditionalAuthorizer(p.authorizer(as))
 	return w, w.ValidateInitialization()
 }
 
