@@ -29,6 +29,7 @@ func (s *Server) newExtension(namespaces rest.Getter) (*extension.Plugin, error)
 			return s.backend.Observe(ctx, gr, observers[gr])
 		}})
 	}
+	s.loops = append(s.loops, loop{"admission", func(ctx context.Context) error { plugin.Run(ctx); return nil }})
 	return plugin, nil
 }
 

@@ -61,6 +61,7 @@ type Plugin struct {
 	clusters sync.Map     // name to *holdings, of those that hold anything
 	changing sync.Mutex   // held while clusters changes
 	fed      atomic.Int32 // how many observers have given their state
+	made     atomic.Int32 // for how many virtual clusters there is more than their objects
 }
 
 var (

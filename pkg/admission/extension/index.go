@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -52,10 +53,16 @@ func (p *Plugin) Observers() map[schema.GroupResource]logical.Observer {
 // are the watch caches'; the rest is made when a write first asks for it.
 type holdings struct {
 	rules atomic.Pointer[rules] // nil when it has to be made anew
+	used  atomic.Int64          // when, in seconds
 
 	mu      sync.Mutex
 	objects [kinds]map[string]*object.Object
 	last    *rules // for what of it is still good
+	counted bool   // something has been made
+}
+
+func (h *holdings) empty() bool {
+	return !slices.ContainsFunc(h.objects[:], func(of map[string]*object.Object) bool { return of != nil })
 }
 
 // rules are what a virtual cluster's objects amount to.
@@ -80,6 +87,7 @@ func (p *Plugin) rules(cluster string) *rules {
 		return nil
 	}
 	h := found.(*holdings)
+	h.use(time.Now())
 	if r := h.rules.Load(); r != nil {
 		return r
 	}
@@ -88,9 +96,13 @@ func (p *Plugin) rules(cluster string) *rules {
 	if r := h.rules.Load(); r != nil {
 		return r
 	}
+	if h.empty() {
+		return nil // removed meanwhile
+	}
 	r := p.compile(cluster, &h.objects, h.last)
 	h.last = r
 	h.rules.Store(r)
+	p.keep(cluster, h)
 	return r
 }
 
@@ -159,12 +171,9 @@ func (o *observer) change(cluster string, to func(map[string]*object.Object) map
 	}
 	h.objects[o.kind] = objects
 	h.rules.Store(nil)
-	empty := true
-	for _, of := range h.objects {
-		empty = empty && of == nil
-	}
 	switch {
-	case empty:
+	case h.empty():
+		o.drop(h)
 		o.clusters.Delete(cluster)
 	case !known:
 		o.clusters.Store(cluster, h)
@@ -234,7 +243,7 @@ func once[T any](m *maker, kind int, of []*object.Object, make func() (T, error)
 		fmt.Fprintf(&key, "/%s/%s", o.UID, o.ResourceVersion)
 	}
 	if before, ok := m.last[key.String()].(T); ok {
-		m.made[key.String()] = before
+		m.rules.made[key.String()] = before
 		return before, true
 	}
 	thing, err := make()
@@ -242,7 +251,7 @@ func once[T any](m *maker, kind int, of []*object.Object, make func() (T, error)
 		m.broke(err)
 		return thing, false
 	}
-	m.made[key.String()] = thing
+	m.rules.made[key.String()] = thing
 	return thing, true
 }
 

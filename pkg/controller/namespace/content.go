@@ -50,7 +50,7 @@ type Content struct {
 func New(namespaces *registry.REST, finalize *registry.FinalizeREST, contents []*resource.Store, admit admission.Interface) *Content {
 	return &Content{
 		namespaces: namespaces, finalize: finalize, contents: contents, admission: admit,
-		user: serviceaccount.UserInfo("kube-system", "namespace-controller", ""),
+		user:  serviceaccount.UserInfo("kube-system", "namespace-controller", ""),
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[key](50*time.Millisecond, time.Minute)),
 	}
 }
