@@ -3,6 +3,7 @@ package extension
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -72,17 +73,40 @@ func (e *Egress) control(_, address string, _ syscall.RawConn) error {
 	return nil
 }
 
-// noRedirects takes away from webhooks the means to send the server elsewhere, with
-// another method, and to be told in an error what is there.
-func noRedirects(next http.RoundTripper) http.RoundTripper {
+// maxAnswer is the most that a webhook may answer. Upstream reads answers of any length.
+const maxAnswer = 8 << 20
+
+// careful takes away from webhooks the means to send the server elsewhere, with another
+// method, and be told in an error what is there; and to fill its memory.
+func careful(next http.RoundTripper) http.RoundTripper {
 	return roundTripper(func(req *http.Request) (*http.Response, error) {
 		resp, err := next.RoundTrip(req)
-		if err == nil && resp.StatusCode >= 300 && resp.StatusCode < 400 {
-			_ = resp.Body.Close()
+		if err != nil {
+			return nil, err
+		}
+		if resp.StatusCode >= 300 && resp.StatusCode < 400 {
+			_ = resp.Body.Close() // nobody reads it
 			return nil, fmt.Errorf("a webhook may not redirect: it answered %s", resp.Status)
 		}
-		return resp, err
+		resp.Body = &limitedBody{resp.Body, maxAnswer}
+		return resp, nil
 	})
+}
+
+type limitedBody struct {
+	io.ReadCloser
+	left int64
+}
+
+func (b *limitedBody) Read(p []byte) (int, error) {
+	if int64(len(p)) > b.left+1 {
+		p = p[:b.left+1]
+	}
+	n, err := b.ReadCloser.Read(p)
+	if b.left -= int64(n); b.left < 0 {
+		return 0, fmt.Errorf("a webhook may not answer more than %d MiB", maxAnswer>>20)
+	}
+	return n, err
 }
 
 type roundTripper func(*http.Request) (*http.Response, error)

@@ -71,6 +71,7 @@ var (
 
 // New makes a plugin that refuses everything until it has been fed.
 func New(c Config) *Plugin {
+	boundMetrics()
 	return &Plugin{
 		Handler: admission.NewHandler(admission.Connect, admission.Create, admission.Delete, admission.Update),
 		config:  c,

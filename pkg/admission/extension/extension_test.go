@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -23,6 +24,7 @@ import (
 	auditinternal "k8s.io/apiserver/pkg/apis/audit"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/component-base/metrics/legacyregistry"
 	"sigs.k8s.io/yaml"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
@@ -446,7 +448,7 @@ func TestWebhooksMayNotRedirect(t *testing.T) {
 	defer inside.Close()
 	outside := httptest.NewServer(http.RedirectHandler(inside.URL, http.StatusTemporaryRedirect))
 	defer outside.Close()
-	client := &http.Client{Transport: noRedirects(http.DefaultTransport)}
+	client := &http.Client{Transport: careful(http.DefaultTransport)}
 	resp, err := client.Post(outside.URL, "application/json", nil)
 	if err == nil {
 		resp.Body.Close()
@@ -455,6 +457,53 @@ func TestWebhooksMayNotRedirect(t *testing.T) {
 		t.Errorf("got %v, reached: %v", err, reached)
 	}
 	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+}
+
+func TestWebhooksMayNotAnswerWithoutEnd(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		size int64
+		ok   bool
+	}{{"little", 100, true}, {"all there may be", maxAnswer, true}, {"one byte more", maxAnswer + 1, false}, {"much", 10 * maxAnswer, false}} {
+		t.Run(c.name, func(t *testing.T) {
+			body := &limitedBody{io.NopCloser(io.LimitReader(zeros{}, c.size)), maxAnswer}
+			n, err := io.Copy(io.Discard, body)
+			if (err == nil) != c.ok || c.ok && n != c.size || n > maxAnswer {
+				t.Errorf("read %d, %v", n, err)
+			}
+		})
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+func TestMetricsDoNotKeepTheNamesOfPolicies(t *testing.T) {
+	f := newFixture(t).feed()
+	f.change(watch.Added, "shop", strings.ReplaceAll(policyManifest, "names", "chosen-by-a-tenant"))
+	f.change(watch.Added, "shop", strings.ReplaceAll(bindingManifest(""), "names", "chosen-by-a-tenant"))
+	if err := f.create("shop", "bad"); err == nil {
+		t.Fatal("the policy does not hold")
+	}
+	families, err := legacyregistry.DefaultGatherer.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	counted := false
+	for _, family := range families {
+		counted = counted || family.GetName() == "apiserver_validating_admission_policy_check_total"
+		for _, m := range family.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if strings.Contains(l.GetValue(), "chosen-by-a-tenant") {
+					t.Errorf("%s has %s=%s", family.GetName(), l.GetName(), l.GetValue())
+				}
+			}
+		}
+	}
+	if !counted {
+		t.Error("it is not counted at all")
+	}
 }
 
 // BenchmarkRules is what a virtual cluster with one policy and one webhook costs.

@@ -63,8 +63,8 @@ func (p *Plugin) clients(cluster string) webhookutil.AuthenticationInfoResolverW
 		c := &rest.Config{UserAgent: "vmesh-admission", Timeout: clientTimeout}
 		if cluster != logical.Root {
 			c.Dial = p.config.Egress.dial
-			c.Wrap(noRedirects)
 		}
+		c.Wrap(careful)
 		return c, nil
 	}
 	return func(webhookutil.AuthenticationInfoResolver) webhookutil.AuthenticationInfoResolver {
