@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apiserver/pkg/admission"
@@ -130,7 +131,9 @@ func (p *Plugin) begin(ctx context.Context, a admission.Attributes) (*act, error
 		return nil, nil
 	}
 	if err := p.Ready(); err != nil {
-		return nil, apierrors.NewServiceUnavailable(err.Error())
+		unavailable := apierrors.NewServiceUnavailable(err.Error())
+		unavailable.ErrStatus.Details = &metav1.StatusDetails{RetryAfterSeconds: 1}
+		return nil, unavailable
 	}
 	cluster, err := logical.Cluster(ctx)
 	if err != nil {
