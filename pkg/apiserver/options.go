@@ -22,6 +22,7 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/yaml"
 
+	"github.com/vmesh-io/vmesh/pkg/admission/extension"
 	"github.com/vmesh-io/vmesh/pkg/storage/logical"
 )
 
@@ -41,6 +42,9 @@ type Options struct {
 	ShutdownPeriod time.Duration
 	// AuthenticationConfig is the file with the issuers of tokens besides vmesh; empty for none.
 	AuthenticationConfig string
+	// TenantWebhookAllow and TenantWebhookDeny are the CIDRs where virtual clusters'
+	// webhooks may be, and may not be but for those.
+	TenantWebhookAllow, TenantWebhookDeny []string
 }
 
 // EtcdOptions name an etcd cluster to use in place of the embedded one.
@@ -62,6 +66,8 @@ func NewOptions() *Options {
 		MaxBodyBytes:   3 << 20,
 		AnalysisBudget: 100 * time.Millisecond,
 		ShutdownPeriod: 30 * time.Second,
+
+		TenantWebhookDeny: extension.DefaultDeny(),
 	}
 }
 
@@ -84,6 +90,10 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&o.AnalysisBudget, "analysis-budget", o.AnalysisBudget, "How long a write may wait for Istio's analysis of what it would do, which is answered as warnings; 0 for no analysis of writes.")
 	fs.StringVar(&o.AuthenticationConfig, "authentication-config", o.AuthenticationConfig, "A file with Kubernetes' AuthenticationConfiguration: the OpenID Connect issuers whose tokens are known, and who may be anonymous. It is read again when it changes.")
 	fs.DurationVar(&o.ShutdownPeriod, "shutdown-period", o.ShutdownPeriod, "How long requests that are under way may take to end after SIGTERM.")
+	fs.StringSliceVar(&o.TenantWebhookAllow, "tenant-webhook-allow", o.TenantWebhookAllow,
+		"CIDRs at which virtual clusters' admission webhooks may be, although --tenant-webhook-deny has them.")
+	fs.StringSliceVar(&o.TenantWebhookDeny, "tenant-webhook-deny", o.TenantWebhookDeny,
+		"CIDRs at which virtual clusters' admission webhooks may not be. The root's may be anywhere.")
 	addFeatureGates(fs)
 }
 
@@ -140,6 +150,11 @@ func (o *Options) Validate() error {
 	for flag, d := range map[string]time.Duration{"--etcd-compaction-interval": o.Etcd.CompactionInterval, "--shutdown-period": o.ShutdownPeriod} {
 		if d < 0 {
 			bad("%s: %s must not be negative", flag, d)
+		}
+	}
+	for flag, cidrs := range map[string][]string{"--tenant-webhook-allow": o.TenantWebhookAllow, "--tenant-webhook-deny": o.TenantWebhookDeny} {
+		if _, err := extension.NewEgress(nil, cidrs); err != nil {
+			bad("%s: %w", flag, err)
 		}
 	}
 	if o.AnalysisBudget < 0 || o.AnalysisBudget > 10*time.Second {

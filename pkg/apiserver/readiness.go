@@ -21,6 +21,7 @@ func (s *Server) readinessChecks() []healthz.HealthChecker {
 		healthz.NamedCheck("etcd", func(*http.Request) error { return s.etcd.check() }),
 		healthz.NamedCheck("storage", func(*http.Request) error { return s.storageReady() }),
 		healthz.NamedCheck("rbac", func(*http.Request) error { return s.authorizer.Ready() }),
+		healthz.NamedCheck("admission", func(*http.Request) error { return s.extension.Ready() }),
 		healthz.NamedCheck("kinds", func(*http.Request) error { return s.warm.err() }),
 		healthz.NamedCheck("snapshot", func(*http.Request) error { return s.sync.Ready() }),
 	}

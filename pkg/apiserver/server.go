@@ -25,6 +25,7 @@ import (
 	"k8s.io/klog/v2"
 
 	vmeshadmission "github.com/vmesh-io/vmesh/pkg/admission"
+	"github.com/vmesh-io/vmesh/pkg/admission/extension"
 	"github.com/vmesh-io/vmesh/pkg/apis/builtin"
 	"github.com/vmesh-io/vmesh/pkg/apis/istio"
 	"github.com/vmesh-io/vmesh/pkg/apis/kind"
@@ -62,6 +63,7 @@ type Server struct {
 	sync       *vmeshsync.Service
 	authorizer *authz.Authorizer
 	issuers    *oidc.Authenticator // nil: none but vmesh
+	extension  *extension.Plugin
 
 	secure             *genericapiserver.SecureServingInfo
 	xdsPlain, xdsOnTLS net.Listener
@@ -219,8 +221,11 @@ func (s *Server) assemble(creds *credentials) error {
 		return err
 	}
 	checks := s.readinessChecks()
+	if s.extension, err = s.newExtension(namespaceREST); err != nil {
+		return err
+	}
 	admit := admission.NewChainHandler(vmeshadmission.NewNamespaceLifecycle(namespaceREST, s.clusters.IsSystemNamespace),
-		vmeshadmission.NewAnalysis(analysis.Added), vmeshadmission.NewQuota(keeper.Check))
+		s.extension, vmeshadmission.NewAnalysis(analysis.Added), vmeshadmission.NewQuota(keeper.Check))
 	if s.tenant, err = newEndpoint(endpointConfig{
 		name: "virtual-cluster", kinds: slices.Concat(core, mesh, []*kind.Kind{definitions}), storage: tenantGroups,
 		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, tokens: tokens, admission: admit, clusters: s.clusters, life: s.life,
@@ -237,10 +242,13 @@ func (s *Server) assemble(creds *credentials) error {
 		return err
 	}
 
+	s.extension.Serve(extensionEndpoint(s.root, slices.Concat(core, []*kind.Kind{virtualClusters, meshes}), stores),
+		extensionEndpoint(s.tenant, slices.Concat(core, mesh), stores))
+
 	purge := virtualcluster.New(clusterStore, s.backend)
 	settle := virtualcluster.NewSettle(clusterStore, s.clusters)
 	usage := virtualcluster.NewUsage(clusterStore, keeper)
-	content := namespacecontroller.New(namespaceREST, finalizeREST, namespaceREST.Contents)
+	content := namespacecontroller.New(namespaceREST, finalizeREST, namespaceREST.Contents, admit)
 	s.loops = append(s.loops,
 		s.observe(clusterStore, s.clusters), s.observe(clusterStore, purge), s.observe(namespaces, content),
 		s.observe(clusterStore, settle.Clusters()), s.observe(meshStore, settle.Meshes()),

@@ -132,11 +132,26 @@ func fills() map[string]map[string]any {
 			"timeoutSeconds":     int64(10),
 			"reinvocationPolicy": "Never",
 		},
+		admission + "MatchResources": {
+			"matchPolicy":       "Equivalent",
+			"namespaceSelector": map[string]any{},
+			"objectSelector":    map[string]any{},
+		},
+		admission + "MutatingAdmissionPolicySpec": {
+			"failurePolicy":      "Fail",
+			"reinvocationPolicy": "Never",
+		},
+		admission + "NamedRuleWithOperations": {
+			"scope": "*",
+		},
 		admission + "RuleWithOperations": {
 			"scope": "*",
 		},
 		admission + "ServiceReference": {
 			"port": int64(443),
+		},
+		admission + "ValidatingAdmissionPolicySpec": {
+			"failurePolicy": "Fail",
 		},
 		admission + "ValidatingWebhook": {
 			"failurePolicy":     "Fail",
@@ -152,6 +167,17 @@ func fills() map[string]map[string]any {
 // declarations tell. A test holds them against client-go's own table.
 func publishedFacts() map[string]typeFacts {
 	return map[string]typeFacts{
+		admission + "MatchResources":          {atomic: true},
+		admission + "NamedRuleWithOperations": {atomic: true},
+		admission + "ParamKind":               {atomic: true},
+		admission + "ParamRef":                {atomic: true},
+		admission + "ValidatingAdmissionPolicyBindingSpec": {fields: map[string]fieldFacts{
+			"validationActions": {set: true},
+		}},
+		admission + "ValidatingAdmissionPolicyStatus": {fields: map[string]fieldFacts{
+			"conditions": {keys: []string{"type"}},
+		}},
+		admission + "Variable": {atomic: true},
 		apps + "Deployment": {fields: map[string]fieldFacts{
 			"spec": {required: true},
 		}},

@@ -3,6 +3,7 @@ package builtin
 import (
 	"cmp"
 	"fmt"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	"net"
 	"slices"
 	"strconv"
@@ -440,4 +441,23 @@ func definitionCells(o *apiextensionsv1.CustomResourceDefinition) []any {
 		o.Name, string(o.Spec.Scope), strings.Join(served, ","), createdAt(o.CreationTimestamp),
 		o.Spec.Group, o.Spec.Names.Kind, strings.Join(o.Spec.Names.ShortNames, ","), established,
 	}
+}
+
+func paramKindText(k *admissionregistrationv1.ParamKind) string {
+	if k == nil {
+		return unset
+	}
+	return k.APIVersion + "/" + k.Kind
+}
+
+func paramRefText(r *admissionregistrationv1.ParamRef) string {
+	switch {
+	case r == nil || r.Name == "" && r.Selector == nil:
+		return unset
+	case r.Name == "":
+		return r.Selector.String()
+	case r.Namespace == "":
+		return "*/" + r.Name
+	}
+	return r.Namespace + "/" + r.Name
 }

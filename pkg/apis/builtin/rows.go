@@ -177,6 +177,50 @@ func rows() []*row {
 			}),
 		},
 		{
+			group: admissionregistrationv1.GroupName, version: "v1", kind: "ValidatingAdmissionPolicy", plural: "validatingadmissionpolicies", generations: true,
+			clusterScoped: true, categories: []string{"api-extensions"}, status: true,
+			columns: policyColumns("Validations", "Validations indicates the number of validation rules defined in this configuration"),
+			typed: typedAs(actions[*admissionregistrationv1.ValidatingAdmissionPolicy]{
+				validate: validateValidatingPolicy,
+				cells: func(o *admissionregistrationv1.ValidatingAdmissionPolicy) []any {
+					return []any{o.Name, int64(len(o.Spec.Validations)), paramKindText(o.Spec.ParamKind), age(o.CreationTimestamp)}
+				},
+			}),
+		},
+		{
+			group: admissionregistrationv1.GroupName, version: "v1", kind: "ValidatingAdmissionPolicyBinding", plural: "validatingadmissionpolicybindings",
+			generations: true, clusterScoped: true, categories: []string{"api-extensions"},
+			columns: policyBindingColumns(),
+			typed: typedAs(actions[*admissionregistrationv1.ValidatingAdmissionPolicyBinding]{
+				validate: validateValidatingPolicyBinding,
+				cells: func(o *admissionregistrationv1.ValidatingAdmissionPolicyBinding) []any {
+					return []any{o.Name, o.Spec.PolicyName, paramRefText(o.Spec.ParamRef), age(o.CreationTimestamp)}
+				},
+			}),
+		},
+		{
+			group: admissionregistrationv1.GroupName, version: "v1", kind: "MutatingAdmissionPolicy", plural: "mutatingadmissionpolicies", generations: true,
+			clusterScoped: true, categories: []string{"api-extensions"},
+			columns: policyColumns("Mutations", "Mutation indicates the number of mutations rules defined in this configuration"),
+			typed: typedAs(actions[*admissionregistrationv1.MutatingAdmissionPolicy]{
+				validate: validateMutatingPolicy,
+				cells: func(o *admissionregistrationv1.MutatingAdmissionPolicy) []any {
+					return []any{o.Name, int64(len(o.Spec.Mutations)), paramKindText(o.Spec.ParamKind), age(o.CreationTimestamp)}
+				},
+			}),
+		},
+		{
+			group: admissionregistrationv1.GroupName, version: "v1", kind: "MutatingAdmissionPolicyBinding", plural: "mutatingadmissionpolicybindings",
+			generations: true, clusterScoped: true, categories: []string{"api-extensions"},
+			columns: policyBindingColumns(),
+			typed: typedAs(actions[*admissionregistrationv1.MutatingAdmissionPolicyBinding]{
+				validate: validateMutatingPolicyBinding,
+				cells: func(o *admissionregistrationv1.MutatingAdmissionPolicyBinding) []any {
+					return []any{o.Name, o.Spec.PolicyName, paramRefText(o.Spec.ParamRef), age(o.CreationTimestamp)}
+				},
+			}),
+		},
+		{
 			group: networkingv1.GroupName, version: "v1", kind: "Ingress", plural: "ingresses", generations: true, shortNames: []string{"ing"}, status: true,
 			columns: columns(nameColumn(),
 				text("Class", "The name of the IngressClass that takes care of it"), text("Hosts", "The hosts that its rules match"),
@@ -314,6 +358,16 @@ func wide(name, description string) metav1.TableColumnDefinition {
 
 func webhookColumns(description string) []metav1.TableColumnDefinition {
 	return columns(nameColumn(), metav1.TableColumnDefinition{Name: "Webhooks", Type: "integer", Description: description}, ageColumn())
+}
+
+func policyColumns(count, description string) []metav1.TableColumnDefinition {
+	return columns(nameColumn(), metav1.TableColumnDefinition{Name: count, Type: "integer", Description: description},
+		text("ParamKind", "ParamKind specifies the kind of resources used to parameterize this policy"), ageColumn())
+}
+
+func policyBindingColumns() []metav1.TableColumnDefinition {
+	return columns(nameColumn(), text("PolicyName", "PolicyName indicates the policy definition which the policy binding binded to"),
+		text("ParamRef", "ParamRef indicates the param resource which sets the configration param"), ageColumn())
 }
 
 func bindingColumns(role string) []metav1.TableColumnDefinition {

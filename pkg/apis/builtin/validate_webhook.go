@@ -26,6 +26,7 @@ type hook struct {
 	timeout           *int32
 	reviews           []string
 	namespaces, items *metav1.LabelSelector
+	conditions        []admissionregistrationv1.MatchCondition
 }
 
 func validateMutatingWebhooks(o, _ *admissionregistrationv1.MutatingWebhookConfiguration) field.ErrorList {
@@ -34,7 +35,7 @@ func validateMutatingWebhooks(o, _ *admissionregistrationv1.MutatingWebhookConfi
 		w := &o.Webhooks[i]
 		hooks = append(hooks, hook{
 			w.Name, w.ClientConfig, w.Rules, w.FailurePolicy, w.MatchPolicy, w.SideEffects, w.TimeoutSeconds, w.AdmissionReviewVersions,
-			w.NamespaceSelector, w.ObjectSelector,
+			w.NamespaceSelector, w.ObjectSelector, w.MatchConditions,
 		})
 	}
 	errs := validateHooks(hooks)
@@ -53,7 +54,7 @@ func validateValidatingWebhooks(o, _ *admissionregistrationv1.ValidatingWebhookC
 		w := &o.Webhooks[i]
 		hooks = append(hooks, hook{
 			w.Name, w.ClientConfig, w.Rules, w.FailurePolicy, w.MatchPolicy, w.SideEffects, w.TimeoutSeconds, w.AdmissionReviewVersions,
-			w.NamespaceSelector, w.ObjectSelector,
+			w.NamespaceSelector, w.ObjectSelector, w.MatchConditions,
 		})
 	}
 	return validateHooks(hooks)
@@ -96,6 +97,7 @@ func (h *hook) validate(path *field.Path) field.ErrorList {
 	errs = append(errs, metav1validation.ValidateLabelSelector(h.namespaces, metav1validation.LabelSelectorValidationOptions{}, path.Child("namespaceSelector"))...)
 	errs = append(errs, metav1validation.ValidateLabelSelector(h.items, metav1validation.LabelSelectorValidationOptions{}, path.Child("objectSelector"))...)
 	errs = append(errs, validateClientConfig(path.Child("clientConfig"), &h.client)...)
+	errs = append(errs, validateMatchConditions(path.Child("matchConditions"), h.conditions)...)
 	return append(errs, validateReviewVersions(path.Child("admissionReviewVersions"), h.reviews)...)
 }
 

@@ -74,8 +74,11 @@ func (c *Codec) Convert(in, out, context any) error {
 	if !ok || !ok2 {
 		return c.scheme.Convert(in, out, context)
 	}
-	gvk := to.GroupVersionKind()
+	gvk, cluster := to.GroupVersionKind(), to.Cluster()
 	*to = *from
+	if from.Cluster() == "" {
+		to.SetCluster(cluster) // the outcome of an admission webhook's patch, which knows of none
+	}
 	if gvk.Version != "" {
 		to.SetGroupVersionKind(gvk)
 	}

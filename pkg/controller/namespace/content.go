@@ -15,6 +15,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/authentication/serviceaccount"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/client-go/util/workqueue"
@@ -39,14 +42,17 @@ type Content struct {
 	namespaces *registry.REST
 	finalize   *registry.FinalizeREST
 	contents   []*resource.Store
+	admission  admission.Interface
+	user       user.Info
 	queue      workqueue.TypedRateLimitingInterface[key]
 }
 
 // New makes the controller; it works while Run does. contents are the stores of all
-// namespaced kinds.
-func New(namespaces *registry.REST, finalize *registry.FinalizeREST, contents []*resource.Store) *Content {
+// namespaced kinds; admit, if it is not nil, has a say in each deletion, as in Kubernetes.
+func New(namespaces *registry.REST, finalize *registry.FinalizeREST, contents []*resource.Store, admit admission.Interface) *Content {
 	return &Content{
-		namespaces: namespaces, finalize: finalize, contents: contents,
+		namespaces: namespaces, finalize: finalize, contents: contents, admission: admit,
+		user:  serviceaccount.UserInfo("kube-system", "namespace-controller", ""),
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[key](50*time.Millisecond, time.Minute)),
 	}
 }
@@ -123,7 +129,7 @@ func (c *Content) empty(ctx context.Context, k key) error {
 	var errs []error
 	var remaining []string
 	for _, s := range c.contents {
-		left, protected, err := deleteAll(inside, s)
+		left, protected, err := c.deleteAll(inside, s, k.name)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("deleting %s: %w", s.Kind(), err))
 		}
@@ -146,15 +152,23 @@ func (c *Content) empty(ctx context.Context, k key) error {
 // deleteAll deletes the objects of a kind in the context's namespace, and counts those
 // that are still there. It leaves those that are protected: one may have been marked while
 // the deletion of the namespace began.
-func deleteAll(ctx context.Context, s *resource.Store) (left, protected int, err error) {
+func (c *Content) deleteAll(ctx context.Context, s *resource.Store, namespace string) (left, protected int, err error) {
 	list, err := s.List(ctx, &internalversion.ListOptions{})
 	if err != nil || len(list.(*object.List).Items) == 0 {
 		return 0, 0, err
 	}
 	background := metav1.DeletePropagationBackground
-	_, err = s.DeleteCollection(ctx, rest.ValidateAllObjectFunc, &metav1.DeleteOptions{PropagationPolicy: &background},
-		&internalversion.ListOptions{LabelSelector: resource.Unprotected()})
-	if err != nil {
+	options := &metav1.DeleteOptions{PropagationPolicy: &background}
+	validate := rest.ValidateAllObjectFunc
+	if c.admission != nil {
+		k := s.Kind()
+		gvk, gvr := k.GVK(k.StorageVersion()), k.GVR(k.StorageVersion())
+		validate = func(ctx context.Context, obj runtime.Object) error {
+			a := admission.NewAttributesRecord(nil, nil, gvk, namespace, obj.(*object.Object).Name, gvr, "", admission.Delete, options, false, c.user)
+			return rest.AdmissionToValidateObjectDeleteFunc(c.admission, a, nil)(ctx, obj)
+		}
+	}
+	if _, err = s.DeleteCollection(ctx, validate, options, &internalversion.ListOptions{LabelSelector: resource.Unprotected()}); err != nil {
 		return 0, 0, err
 	}
 	if list, err = s.List(ctx, &internalversion.ListOptions{}); err != nil {

@@ -70,7 +70,7 @@ func TestWhatIsProtectedInATerminatingNamespaceStaysAndSoDoesTheNamespace(t *tes
 		t.Fatal(err)
 	}
 	namespaceREST, finalizeREST := registry.NewREST(namespaces)
-	content := New(namespaceREST, finalizeREST, []*resource.Store{configMaps})
+	content := New(namespaceREST, finalizeREST, []*resource.Store{configMaps}, nil)
 
 	outside := request.WithNamespace(logical.WithCluster(ctx, "shop"), metav1.NamespaceNone)
 	inside := request.WithNamespace(logical.WithCluster(ctx, "shop"), "team")

@@ -210,6 +210,11 @@ const (
 	// no other value is taken.
 	LabelProtected = "vmesh.io/protected"
 
+	// AnnotationAppliesTo says, on a webhook configuration or a binding of an admission
+	// policy in the root, where it applies: "root", which is the default; "all", which is
+	// all virtual clusters; or a selector of virtual clusters by their labels.
+	AnnotationAppliesTo = "vmesh.io/applies-to"
+
 	// FinalizerPurge keeps a deleted VirtualCluster until all it holds is removed.
 	FinalizerPurge = "vmesh.io/purge"
 )
