@@ -17,7 +17,9 @@ import (
 )
 
 // keys are an encryption whose keys can be changed while the storage is open.
-type keys struct{ now atomic.Pointer[value.Transformer] }
+type keys struct {
+	now atomic.Pointer[value.Transformer]
+}
 
 // use sets the keys: the first is written with. "" is no encryption.
 func (k *keys) use(names ...string) {
