@@ -2,9 +2,12 @@ package apiserver
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,6 +20,7 @@ import (
 	encryptionmetrics "k8s.io/apiserver/pkg/server/options/encryptionconfig/metrics"
 	"k8s.io/apiserver/pkg/storage/value"
 	"k8s.io/klog/v2"
+	"sigs.k8s.io/yaml"
 
 	"github.com/vmesh-io/vmesh/pkg/storage/logical"
 )
@@ -76,9 +80,40 @@ func (e *encryption) load() (*encryptionconfig.EncryptionConfiguration, context.
 	config, err := encryptionconfig.LoadEncryptionConfig(ctx, e.options.ConfigFile, true, encryptionID)
 	if err != nil {
 		cancel()
-		return nil, nil, err
+		return nil, nil, withoutKeys(err, e.options.ConfigFile)
 	}
 	return config, cancel, nil
+}
+
+// withoutKeys takes the keys of a configuration out of an error about it. Upstream's
+// quotes a whole provider, with its keys, when it is two.
+func withoutKeys(err error, file string) error {
+	data, readErr := os.ReadFile(file)
+	var config any
+	if readErr != nil || yaml.Unmarshal(data, &config) != nil {
+		return err // then it is about what is no configuration yet
+	}
+	text := err.Error()
+	var redact func(any)
+	redact = func(v any) {
+		switch v := v.(type) {
+		case []any:
+			for _, item := range v {
+				redact(item)
+			}
+		case map[string]any:
+			for key, item := range v {
+				if secret, ok := item.(string); ok && strings.EqualFold(key, "secret") && secret != "" {
+					quoted, _ := json.Marshal(secret)
+					text = strings.ReplaceAll(text, strings.Trim(string(quoted), `"`), "REDACTED")
+					text = strings.ReplaceAll(text, secret, "REDACTED")
+				}
+				redact(item)
+			}
+		}
+	}
+	redact(config)
+	return errors.New(text)
 }
 
 // transformer is the encryption of a resource. Its errors are ErrCorrupt but for those of

@@ -66,7 +66,7 @@ func (s *Server) serveRewrite(w http.ResponseWriter, req *http.Request) {
 func (s *Server) rewrite(req *http.Request) (*Rewrite, error) {
 	ctx := req.Context()
 	if req.Method != http.MethodPost {
-		return nil, apierrors.NewMethodNotSupported(schema.GroupResource{}, strings.ToLower(req.Method))
+		return nil, apierrors.NewMethodNotSupported(schema.GroupResource{Resource: "storage"}, strings.ToLower(req.Method))
 	}
 	order, err := s.readRewrite(req.URL.Query())
 	if err != nil {
