@@ -125,7 +125,11 @@ func (o *rewriteOptions) part(ctx context.Context, client *rest.RESTClient, from
 	if from != "" {
 		request.Param("continue", from)
 	}
-	data, err := request.DoRaw(ctx)
+	result := request.Do(ctx)
+	if err := result.Error(); err != nil { // Raw's does not say what the server said
+		return nil, err
+	}
+	data, err := result.Raw()
 	if err != nil {
 		return nil, err
 	}
