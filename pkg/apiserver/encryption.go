@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -119,7 +120,7 @@ func withoutKeys(err error, file string) error {
 // transformer is the encryption of a resource. Its errors are ErrCorrupt but for those of
 // a key management service that cannot be asked.
 func (e *encryption) transformer(gr schema.GroupResource) value.Transformer {
-	return lasting{e.transformers.TransformerForResource(gr)}
+	return lasting{e.transformers.TransformerForResource(gr), e.transformers}
 }
 
 // check tells whether the key management services answer.
@@ -210,15 +211,34 @@ func (e *encryption) note(err error) {
 }
 
 // lasting tells errors that last from those that pass.
-type lasting struct{ value.Transformer }
+type lasting struct {
+	value.Transformer
+	services healthz.HealthChecker
+}
+
+// kmsPrefix begins what was encrypted with a key management service.
+var kmsPrefix = []byte("k8s:enc:kms:")
 
 // TransformFromStorage implements value.Transformer.
 func (l lasting) TransformFromStorage(ctx context.Context, data []byte, dataCtx value.Context) ([]byte, bool, error) {
 	out, stale, err := l.Transformer.TransformFromStorage(ctx, data, dataCtx)
-	if err != nil && !passes(err) {
-		err = fmt.Errorf("%w: it cannot be decrypted with the keys that the server was given: %w", logical.ErrCorrupt, err)
+	if err == nil || passes(err) {
+		return out, stale, err
 	}
-	return out, stale, err
+	if bytes.HasPrefix(data, kmsPrefix) {
+		// Until a service has answered for the first time, all that it would read fails.
+		req, badRequest := http.NewRequestWithContext(ctx, http.MethodGet, "/readyz/"+l.services.Name(), nil)
+		if badRequest != nil {
+			return nil, false, badRequest
+		}
+		if away := l.services.Check(req); away != nil {
+			return nil, false, fmt.Errorf("asking the key management service: %w", away)
+		}
+		if out, stale, err = l.Transformer.TransformFromStorage(ctx, data, dataCtx); err == nil || passes(err) {
+			return out, stale, err
+		}
+	}
+	return nil, false, fmt.Errorf("%w: it cannot be decrypted with the keys that the server was given: %w", logical.ErrCorrupt, err)
 }
 
 // passes tells whether an error is of a service that cannot be asked now. One that was asked
