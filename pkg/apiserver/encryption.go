@@ -23,6 +23,7 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/yaml"
 
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 	"github.com/vmesh-io/vmesh/pkg/storage/logical"
 )
 
@@ -208,6 +209,27 @@ func (e *encryption) note(err error) {
 	}
 	encryptionmetrics.RecordEncryptionConfigAutomaticReloadFailure(encryptionID)
 	klog.ErrorS(err, "The encryption configuration cannot be read; the keys that were read before stay in use", "file", e.options.ConfigFile)
+}
+
+// lockedTimeout is how long to wait for etcd, to see whether its data can be decrypted.
+const lockedTimeout = 5 * time.Second
+
+// checkKeys fails if the virtual clusters or the meshes are encrypted with keys that the
+// server was not given. As if they said nothing, istiod would be told to forget them.
+func (s *Server) checkKeys(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, lockedTimeout)
+	defer cancel()
+	for _, resource := range []string{"virtualclusters", "meshes"} {
+		err := s.backend.Locked(ctx, schema.GroupResource{Group: v1alpha1.GroupVersion.Group, Resource: resource})
+		if errors.Is(err, logical.ErrCorrupt) {
+			return fmt.Errorf("--encryption-provider-config: %w: give the configuration that has the key", err)
+		}
+		if err != nil { // the server will wait for what is away
+			klog.FromContext(ctx).V(1).Info("Whether stored objects can be decrypted is not known yet", "reason", err.Error())
+			return nil
+		}
+	}
+	return nil
 }
 
 // lasting tells errors that last from those that pass.

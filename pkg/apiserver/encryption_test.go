@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -17,6 +18,7 @@ import (
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apiserver/pkg/storage/value"
 
+	"github.com/vmesh-io/vmesh/pkg/storage/embedded"
 	"github.com/vmesh-io/vmesh/pkg/storage/logical"
 )
 
@@ -217,5 +219,82 @@ func TestFilesOfTracesThatCannotBeReadAreNamed(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Controllers write statuses, and istiod is told what virtual clusters hold: neither may
+// happen while nothing can be read.
+func TestAServerWithoutTheKeysChangesNothing(t *testing.T) {
+	o := NewOptions()
+	o.DataDir, o.XDSAddress, o.SecurePort = t.TempDir(), "", freePort(t)
+	o.Encryption.ConfigFile = encryptionFile(t, strings.Replace(secretboxOf("one"), "[secrets]", "['*.*']", 1))
+	root, stop := start(t, o)
+	createCluster(t, root, "shop", "{}")
+	before, err := in(t, root, "").RESTClient().Get().AbsPath("/apis/vmesh.io/v1alpha1/virtualclusters").Do(t.Context()).Raw()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop()
+
+	right := o.Encryption.ConfigFile
+	for name, file := range map[string]string{"none": "", "another": encryptionFile(t, strings.Replace(secretboxOf("two"), "[secrets]", "['*.*']", 1))} {
+		o.Encryption.ConfigFile = file
+		server, err := New(t.Context(), o)
+		if err == nil {
+			server.Close()
+			t.Fatalf("%s: it starts", name)
+		}
+		if !strings.Contains(err.Error(), "--encryption-provider-config") || !strings.Contains(err.Error(), "give the configuration that has the key") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+
+	o.Encryption.ConfigFile = right
+	root, stop = start(t, o)
+	defer stop()
+	after, err := in(t, root, "").RESTClient().Get().AbsPath("/apis/vmesh.io/v1alpha1/virtualclusters").Do(t.Context()).Raw()
+	if err != nil {
+		t.Fatal(err)
+	}
+	versions := regexp.MustCompile(`"resourceVersion":"[0-9]+"`)
+	if b, a := versions.FindAll(before, -1), versions.FindAll(after, -1); len(b) != 3 || string(bytes.Join(b[1:], nil)) != string(bytes.Join(a[1:], nil)) {
+		t.Errorf("before it was %s, after %s", before, after)
+	}
+}
+
+func TestOneValueThatCannotBeDecryptedKeepsNothingFromStarting(t *testing.T) {
+	o := NewOptions()
+	o.DataDir, o.XDSAddress, o.SecurePort = t.TempDir(), "", freePort(t)
+	o.Encryption.ConfigFile = encryptionFile(t, strings.Replace(secretboxOf("one"), "[secrets]", "['*.*']", 1))
+	root, stop := start(t, o)
+	createCluster(t, root, "shop", "{}")
+	stop()
+	etcd, err := embedded.Start(t.Context(), embedded.Config{Dir: o.etcdDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const prefix = "/registry/vmesh.io/virtualclusters/root/"
+	of, err := etcd.Client().Get(t.Context(), prefix+"default")
+	if err != nil || len(of.Kvs) != 1 {
+		t.Fatal(of, err)
+	}
+	if _, err := etcd.Client().Put(t.Context(), prefix+"shop", string(of.Kvs[0].Value)); err != nil {
+		t.Fatal(err)
+	}
+	if err := etcd.Close(); err != nil {
+		t.Fatal(err)
+	}
+	root, stop = start(t, o)
+	defer stop()
+	shop := func(method string) string {
+		body, _ := in(t, root, "").RESTClient().Verb(method).AbsPath("/apis/vmesh.io/v1alpha1/virtualclusters/shop/status").SetHeader("Content-Type", "application/merge-patch+json").
+			Body([]byte(`{"status":{"url":"https://x"}}`)).Do(t.Context()).Raw()
+		return string(body)
+	}
+	if got := shop("PATCH"); !strings.Contains(got, "Failure") {
+		t.Errorf("its status was written: %s", got)
+	}
+	if got := shop("GET"); !strings.Contains(got, "copied to this one") {
+		t.Errorf("it is shown as %s", got)
 	}
 }

@@ -134,6 +134,9 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 		return nil, err
 	}
 	s.closers = append(s.closers, s.backend.Close)
+	if err := s.checkKeys(ctx); err != nil {
+		return nil, err
+	}
 	return s, s.assemble(creds)
 }
 

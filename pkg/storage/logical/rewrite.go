@@ -257,3 +257,39 @@ type unreadable []byte
 
 func (u unreadable) Error() string        { return string(u) }
 func (u unreadable) Is(target error) bool { return target == ErrCorrupt }
+
+// Locked is an error if stored objects of a resource are encrypted, and none of them can be
+// decrypted: then it is not they that are broken.
+func (b *Backend) Locked(ctx context.Context, gr schema.GroupResource) error {
+	t := b.transformer(gr)
+	prefix := string(t.prefix)
+	end := clientv3.GetPrefixRangeEnd(prefix)
+	var locked error
+	for from := prefix; ; {
+		resp, err := b.client.KV.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(rewritePage))
+		if err != nil {
+			return fmt.Errorf("reading %s: %w", gr, err)
+		}
+		for _, kv := range resp.Kvs {
+			if !bytes.HasPrefix(kv.Value, encryptedPrefix) {
+				continue
+			}
+			out, _, err := t.TransformFromStorage(ctx, kv.Value, value.DefaultContext(kv.Key))
+			if err != nil {
+				return err
+			}
+			kind, _, reason, err := openEnvelope(out)
+			if err != nil {
+				return err
+			}
+			if kind == intact {
+				return nil
+			}
+			locked = fmt.Errorf("%s: %w", kv.Key, unreadable(bytes.Clone(reason)))
+		}
+		if !resp.More {
+			return locked
+		}
+		from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
+	}
+}
