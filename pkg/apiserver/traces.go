@@ -24,7 +24,7 @@ import (
 
 // traceFlush is how long the last spans may take to get to their collector when the
 // server stops.
-const traceFlush = 5 * time.Second
+const traceFlush = 2 * time.Second
 
 // openTraces makes what both endpoints leave traces with: the audit log, and the tracer.
 func (s *Server) openTraces() error {
