@@ -70,6 +70,9 @@ func TestMistakesAreNamedWithARemedy(t *testing.T) {
 			[]string{"is for virtual cluster shop", "root's administrator"}},
 		{"a server that is not running", []string{"kubeconfig", "create", "a", "--kubeconfig", file("away", kubeconfig("https://127.0.0.1:1"))},
 			[]string{"connection refused", "Is the server running"}},
+		{"a rewriting whose output there is not", []string{"storage", "rewrite", "-o", "xml"}, []string{"--output", "json", "yaml"}},
+		{"a rewriting with an argument", []string{"storage", "rewrite", "secrets"}, []string{`"secrets"`, "See 'vmesh storage rewrite --help'"}},
+		{"a rewriting without a server", []string{"storage", "rewrite", "--kubeconfig", file("away2", kubeconfig("https://127.0.0.1:1"))}, []string{"connection refused", "Is the server running"}},
 		{"an output that there is not", []string{"version", "-o", "xml"}, []string{"--output", "json", "yaml"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

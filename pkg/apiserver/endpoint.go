@@ -17,12 +17,14 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	apimachineryversion "k8s.io/apimachinery/pkg/version"
 	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	genericfilters "k8s.io/apiserver/pkg/server/filters"
 	"k8s.io/apiserver/pkg/util/compatibility"
 	restclient "k8s.io/client-go/rest"
 	basecompatibility "k8s.io/component-base/compatibility"
+	"k8s.io/component-base/tracing"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/kind"
 	"github.com/vmesh-io/vmesh/pkg/apiserver/codec"
@@ -63,6 +65,9 @@ type endpointConfig struct {
 	tokens        *tokens
 	clusters      clusters
 	life          *lifecycle
+	audit         audit.Backend             // nil for none
+	auditPolicy   audit.PolicyRuleEvaluator // nil for none
+	tracer        tracing.TracerProvider    // nil for none
 	// wrap, if set, goes around the whole chain of filters.
 	wrap func(http.Handler) http.Handler
 	// process says that the process's own paths (metrics, profiles) are served here.
@@ -100,13 +105,14 @@ func newEndpoint(c endpointConfig) (*endpoint, error) {
 	config.ShutdownWatchTerminationGracePeriod = watchGrace
 	config.RequestTimeout = requestTimeout
 	config.MaxRequestsInFlight, config.MaxMutatingRequestsInFlight = 4000, 1000
+	config.AuditBackend, config.AuditPolicyRuleEvaluator = c.audit, c.auditPolicy
 	config.EquivalentResourceRegistry = runtime.NewEquivalentResourceRegistry()
 	writes := handlers.New(handlers.Config{
 		Codec: e.codec, Admission: c.admission, Authorizer: z, Equivalents: config.EquivalentResourceRegistry, MaxBodyBytes: config.MaxRequestBodyBytes,
 	})
 	config.BuildHandlerChainFunc = func(handler http.Handler, generic *genericapiserver.Config) http.Handler {
 		handler = filters.WithMediaTypes(handler, e.codec.Typed, generic.Serializer)
-		handler = buildChain(handler, generic, writes, e.codec.Deprecations(), z, c.clusters, c.life)
+		handler = buildChain(handler, generic, writes, e.codec.Deprecations(), z, c.clusters, c.life, c.tracer)
 		if c.wrap != nil {
 			handler = c.wrap(handler)
 		}

@@ -48,6 +48,7 @@ func (s *Server) openEtcd(ctx context.Context) (*clientv3.Client, error) {
 		Logger: zap.NewNop(), // what fails is told by who asked
 		// It connects when it can: until then the server is not ready, and says why.
 		Endpoints: s.options.Etcd.Servers, DialTimeout: etcdDialTimeout, DialKeepAliveTime: 30 * time.Second, DialKeepAliveTimeout: 10 * time.Second,
+		DialOptions: traceEtcd(s.tracer),
 	}
 	tls := transport.TLSInfo{CertFile: s.options.Etcd.CertFile, KeyFile: s.options.Etcd.KeyFile, TrustedCAFile: s.options.Etcd.CAFile}
 	if !tls.Empty() || tls.TrustedCAFile != "" {

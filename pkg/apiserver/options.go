@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/pflag"
 	genericfeatures "k8s.io/apiserver/pkg/features"
+	genericoptions "k8s.io/apiserver/pkg/server/options"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/component-base/featuregate"
 	"k8s.io/klog/v2"
@@ -40,11 +41,16 @@ type Options struct {
 	MaxBodyBytes   int64
 	AnalysisBudget time.Duration
 	ShutdownPeriod time.Duration
+	Encryption     EncryptionOptions
 	// AuthenticationConfig is the file with the issuers of tokens besides vmesh; empty for none.
 	AuthenticationConfig string
 	// TenantWebhookAllow and TenantWebhookDeny are the CIDRs where virtual clusters'
 	// webhooks may be, and may not be but for those.
 	TenantWebhookAllow, TenantWebhookDeny []string
+	// Audit are upstream's options of the audit log.
+	Audit *genericoptions.AuditOptions
+	// TracingConfigFile is a TracingConfiguration of apiserver.config.k8s.io.
+	TracingConfigFile string
 }
 
 // EtcdOptions name an etcd cluster to use in place of the embedded one.
@@ -68,6 +74,7 @@ func NewOptions() *Options {
 		ShutdownPeriod: 30 * time.Second,
 
 		TenantWebhookDeny: extension.DefaultDeny(),
+		Audit:             genericoptions.NewAuditOptions(),
 	}
 }
 
@@ -94,7 +101,24 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 		"CIDRs at which virtual clusters' admission webhooks may be, although --tenant-webhook-deny has them.")
 	fs.StringSliceVar(&o.TenantWebhookDeny, "tenant-webhook-deny", o.TenantWebhookDeny,
 		"CIDRs at which virtual clusters' admission webhooks may not be. The root's may be anywhere.")
+	fs.StringVar(&o.Encryption.ConfigFile, "encryption-provider-config", o.Encryption.ConfigFile, "A file with an EncryptionConfiguration, by which what is stored is encrypted.")
+	fs.BoolVar(&o.Encryption.Reload, "encryption-provider-config-automatic-reload", o.Encryption.Reload, "Read the file of --encryption-provider-config again when it changes.")
+	fs.StringVar(&o.TracingConfigFile, "tracing-config-file", o.TracingConfigFile, "A file with a TracingConfiguration, which says where OpenTelemetry spans of requests are sent.")
+	addAuditFlags(o.Audit, fs)
 	addFeatureGates(fs)
+}
+
+// addAuditFlags adds upstream's flags, and shows those that people use.
+func addAuditFlags(o *genericoptions.AuditOptions, fs *pflag.FlagSet) {
+	all := pflag.NewFlagSet("", pflag.ContinueOnError)
+	o.AddFlags(all)
+	all.VisitAll(func(f *pflag.Flag) {
+		f.Hidden = strings.Contains(f.Name, "-batch-") || strings.Contains(f.Name, "-truncate-") || strings.HasSuffix(f.Name, "-version") || strings.HasSuffix(f.Name, "-backoff")
+	})
+	all.Lookup("audit-policy-file").Usage = "A file with the audit policy: which requests are recorded, and how much of them."
+	all.Lookup("audit-log-path").Usage = "The file that audit events are appended to; - is standard output."
+	all.Lookup("audit-webhook-config-file").Usage = "A kubeconfig that says where audit events are sent to."
+	fs.AddFlagSet(all)
 }
 
 // addFeatureGates adds upstream's feature gates, with two defaults of our own.
@@ -157,6 +181,16 @@ func (o *Options) Validate() error {
 			bad("%s: %w", flag, err)
 		}
 	}
+	if o.Encryption.Reload && o.Encryption.ConfigFile == "" {
+		bad("--encryption-provider-config-automatic-reload is for --encryption-provider-config, which is not given")
+	}
+	if o.Audit.PolicyFile == "" && (o.Audit.LogOptions.Path != "" || o.Audit.WebhookOptions.ConfigFile != "") {
+		bad("--audit-policy-file: it is not given, and without a policy --audit-log-path and --audit-webhook-config-file record nothing")
+	}
+	if o.Audit.PolicyFile != "" && o.Audit.LogOptions.Path == "" && o.Audit.WebhookOptions.ConfigFile == "" {
+		bad("--audit-policy-file: there is nowhere to record to: give --audit-log-path or --audit-webhook-config-file as well")
+	}
+	errs = append(errs, o.Audit.Validate()...)
 	if o.AnalysisBudget < 0 || o.AnalysisBudget > 10*time.Second {
 		bad("--analysis-budget: %s is not from 0 to 10s", o.AnalysisBudget)
 	}

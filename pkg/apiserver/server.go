@@ -17,11 +17,14 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
+	"k8s.io/apiserver/pkg/storage/value"
 	"k8s.io/client-go/util/cert"
+	"k8s.io/component-base/tracing"
 	"k8s.io/klog/v2"
 
 	vmeshadmission "github.com/vmesh-io/vmesh/pkg/admission"
@@ -65,6 +68,12 @@ type Server struct {
 	issuers    *oidc.Authenticator // nil: none but vmesh
 	extension  *extension.Plugin
 
+	audit       audit.Backend             // nil for none
+	auditPolicy audit.PolicyRuleEvaluator // nil for none
+	tracer      tracing.TracerProvider    // nil for none
+	encryption  *encryption               // nil for none
+	resources   []schema.GroupResource    // all that is stored
+
 	secure             *genericapiserver.SecureServingInfo
 	xdsPlain, xdsOnTLS net.Listener
 }
@@ -103,6 +112,20 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 	if err := s.listen(creds); err != nil {
 		return nil, err
 	}
+	if err := s.openTraces(); err != nil {
+		return nil, err
+	}
+	if s.encryption, err = newEncryption(o.Encryption); err != nil {
+		return nil, err
+	}
+	var transformer func(schema.GroupResource) value.Transformer
+	if s.encryption != nil {
+		s.closers = append(s.closers, s.encryption.close)
+		transformer = s.encryption.transformer
+		if o.Encryption.Reload {
+			s.loops = append(s.loops, loop{"encryption configuration", s.encryption.run})
+		}
+	}
 	client, err := s.openEtcd(ctx)
 	if err != nil {
 		return nil, err
@@ -113,13 +136,16 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 		compaction = -1 // never, and not the storage's default
 	}
 	s.backend, err = logical.NewBackend(logical.BackendConfig{
-		Client: client, Prefix: o.Etcd.Prefix, CompactionInterval: compaction, Registerer: newRegisterer(),
+		Client: client, Prefix: o.Etcd.Prefix, CompactionInterval: compaction, Transformer: transformer, Registerer: newRegisterer(),
 		Shared: len(o.Etcd.Servers) > 0,
 	})
 	if err != nil {
 		return nil, err
 	}
 	s.closers = append(s.closers, s.backend.Close)
+	if err := s.checkKeys(ctx); err != nil {
+		return nil, err
+	}
 	return s, s.assemble(creds)
 }
 
@@ -145,6 +171,7 @@ func (s *Server) assemble(creds *credentials) error {
 	keeper := quota.New(s.clusters.Limits)
 	var contents []*resource.Store // of virtual clusters
 	for _, k := range s.kinds {
+		s.resources = append(s.resources, k.GroupResource())
 		store, err := resource.NewStore(k, s.backend)
 		if err != nil {
 			return err
@@ -229,12 +256,14 @@ func (s *Server) assemble(creds *credentials) error {
 	if s.tenant, err = newEndpoint(endpointConfig{
 		name: "virtual-cluster", kinds: slices.Concat(core, mesh, []*kind.Kind{definitions}), storage: tenantGroups,
 		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, tokens: tokens, admission: admit, clusters: s.clusters, life: s.life,
+		audit: s.audit, auditPolicy: s.auditPolicy, tracer: s.tracer,
 	}); err != nil {
 		return err
 	}
 	if s.root, err = newEndpoint(endpointConfig{
 		name: "root", kinds: slices.Concat(core, []*kind.Kind{virtualClusters, meshes, kubeconfigs, analyses}), storage: rootGroups,
 		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, tokens: tokens, admission: admit, clusters: s.clusters, life: s.life, process: true,
+		audit: s.audit, auditPolicy: s.auditPolicy, tracer: s.tracer,
 		wrap: func(root http.Handler) http.Handler {
 			return filters.WithCluster(withReasons(root, checks), withReasons(s.tenant.server.Handler, checks))
 		},
@@ -244,6 +273,7 @@ func (s *Server) assemble(creds *credentials) error {
 
 	s.extension.Serve(extensionEndpoint(s.root, slices.Concat(core, []*kind.Kind{virtualClusters, meshes}), stores),
 		extensionEndpoint(s.tenant, slices.Concat(core, mesh), stores))
+	s.root.server.Handler.NonGoRestfulMux.HandleFunc(RewritePath, s.serveRewrite)
 
 	purge := virtualcluster.New(clusterStore, s.backend)
 	settle := virtualcluster.NewSettle(clusterStore, s.clusters)
@@ -267,6 +297,10 @@ func (s *Server) assemble(creds *credentials) error {
 	}, mesh)
 	if err := s.assembleSync(mesh, meshStore, creds); err != nil {
 		return err
+	}
+	if s.encryption != nil {
+		// Not with those whose reasons are told to anyone: this one is a stranger's.
+		checks = append(slices.Clone(checks), s.encryption.check())
 	}
 	return errors.Join(s.root.server.AddReadyzChecks(checks...), s.tenant.server.AddReadyzChecks(checks...))
 }

@@ -49,6 +49,7 @@ type row struct {
 	clusterScoped                bool
 	status                       bool   // has the status subresource
 	generations                  bool   // counts the changes of what is not its status
+	confidential                 bool   // is not quoted in errors
 	deprecation                  string // what users of it are warned of
 	selectable                   []string
 	selectors                    map[string]func(content map[string]any) string
@@ -171,7 +172,8 @@ func typedAs[T any, P pointerTo[T]](a actions[P]) typedRow {
 
 func (r *row) hooks() kind.Hooks {
 	return kind.Hooks{
-		Builtin: true,
+		Builtin:      true,
+		Confidential: r.confidential,
 		Load: func() (*apiextensionsv1.CustomResourceDefinition, error) {
 			s, err := schemaOf(r.typed.goType)
 			if err != nil {

@@ -379,3 +379,23 @@ func TestAKeyMayHaveNoBytes(t *testing.T) {
 		t.Error(errs)
 	}
 }
+
+// Errors end in logs and audit events.
+func TestErrorsAboutASecretDoNotQuoteIt(t *testing.T) {
+	k := find(t, "secrets")
+	for _, body := range []string{
+		`"data":{"x":"canary is not base64"}`, `"data":["canary"]`, `"data":"canary"`, `"data":{"x":["canary"]}`, `"data":{"x":{"canary":"canary"}}`,
+		`"stringData":{"x":["canary"]}`, `"immutable":"canary"`, `"type":"kubernetes.io/dockerconfigjson","stringData":{".dockerconfigjson":"canary"}`,
+	} {
+		tree := read(t, k, `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"x","namespace":"default"},`+body+`}`)
+		_, errs := k.Validate(t.Context(), "v1", tree, nil)
+		if len(errs) == 0 {
+			t.Errorf("%s: it was accepted", body)
+		}
+		for _, err := range errs {
+			if strings.Contains(err.Error(), "canary") {
+				t.Errorf("%s: %v", body, err)
+			}
+		}
+	}
+}

@@ -43,7 +43,7 @@ func rows() []*row {
 			}),
 		},
 		{
-			version: "v1", kind: "Secret", plural: "secrets", selectable: []string{"type"},
+			version: "v1", kind: "Secret", plural: "secrets", confidential: true, selectable: []string{"type"},
 			columns: columns(nameColumn(), text("Type", corev1.Secret{}.SwaggerDoc()["type"]), text("Data", corev1.Secret{}.SwaggerDoc()["data"]), ageColumn()),
 			typed: typedAs(actions[*corev1.Secret]{
 				fill: fillSecret, validate: validateSecret, warn: warnOfSecret,

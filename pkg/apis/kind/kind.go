@@ -63,6 +63,10 @@ type Hooks struct {
 	// schema in OpenAPI and in merges. Each call returns new ones.
 	Models func() (name string, models map[string]*spec.Schema)
 
+	// Confidential marks a kind whose content is secret: what is said about an object, in
+	// errors that end in logs and audit events, does not quote it.
+	Confidential bool
+
 	// Selectors are field selectors besides those of the definition, by label.
 	Selectors map[string]func(content map[string]any) string
 

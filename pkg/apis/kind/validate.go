@@ -30,7 +30,19 @@ func (k *Kind) Validate(ctx context.Context, version string, obj, old *object.Ob
 		more, hookErrs := k.Hooks.Validate(ctx, obj, old)
 		warnings, errs = append(warnings, more...), hookErrs
 	}
+	if k.Hooks.Confidential {
+		withoutValues(errs)
+	}
 	return warnings, errs
+}
+
+// withoutValues takes what is quoted of an object out of errors, but for its metadata.
+func withoutValues(errs field.ErrorList) {
+	for _, err := range errs {
+		if !strings.HasPrefix(err.Field, "metadata") {
+			err.BadValue = field.OmitValueType{}
+		}
+	}
 }
 
 // ValidateStatus checks a write of the status subresource: of the schema only the

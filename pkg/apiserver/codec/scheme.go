@@ -1,7 +1,9 @@
 package codec
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -153,7 +155,18 @@ func (c *Codec) ObjectToTyped(obj runtime.Object, options ...typed.ValidationOpt
 	if err != nil {
 		return nil, err
 	}
-	return converter.ObjectToTyped(obj, options...)
+	value, err := converter.ObjectToTyped(obj, options...)
+	if err != nil && c.confidential(obj) {
+		// Up to here it says what was expected, and from here on what there is.
+		expected, _, _ := strings.Cut(err.Error(), ", got ")
+		err = errors.New(expected)
+	}
+	return value, err
+}
+
+func (c *Codec) confidential(obj runtime.Object) bool {
+	k, ok := c.byGroupKind[obj.GetObjectKind().GroupVersionKind().GroupKind()]
+	return ok && k.Hooks.Confidential
 }
 
 // TypedToObject implements managedfields.TypeConverter.

@@ -114,6 +114,8 @@ func (h *Handlers) Or(next http.Handler) http.Handler {
 				serve = b.readCreate(req)
 			}
 			if serve != nil {
+				b.record(req.Context(), req.Method)
+				serve = b.traced(serve, req, info)
 				metrics.InstrumentHandlerFunc(req.Method, info.APIGroup, info.APIVersion, info.Resource, "", metrics.CleanScope(info),
 					metrics.APIServerComponent, false, "", serve)(w, req)
 				return

@@ -16,6 +16,7 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 	"github.com/vmesh-io/vmesh/pkg/registry/resource"
 	"github.com/vmesh-io/vmesh/pkg/registry/vmesh"
+	"github.com/vmesh-io/vmesh/pkg/storage/logical"
 )
 
 // Settle gives virtual clusters what they lack when their surroundings have changed: the
@@ -128,6 +129,9 @@ func (s *Settle) do(ctx context.Context, t task) error {
 	}
 	if err != nil {
 		return err
+	}
+	if _, lost := logical.Quarantined(obj.(*object.Object)); lost {
+		return nil
 	}
 	vc, err := vmesh.Decode(obj.(*object.Object))
 	if err != nil || vc.DeletionTimestamp != nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/vmesh-io/vmesh/pkg/apis/kind"
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
+	"github.com/vmesh-io/vmesh/pkg/storage/logical"
 )
 
 // strategy is what writing an object of a kind means.
@@ -145,5 +146,9 @@ func (s statusStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Obj
 
 func (s statusStrategy) ValidateUpdate(ctx context.Context, obj, old runtime.Object) field.ErrorList {
 	o := obj.(*object.Object)
+	if reason, lost := logical.Quarantined(old.(*object.Object)); lost {
+		// A status would take the place of all that there is, and may be read again some day.
+		return field.ErrorList{field.Forbidden(field.NewPath("status"), "the stored object cannot be read, so it has to be replaced as a whole, or deleted: "+reason)}
+	}
 	return s.kind.ValidateStatus(ctx, o.GroupVersionKind().Version, o, old.(*object.Object))
 }

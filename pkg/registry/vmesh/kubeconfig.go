@@ -75,7 +75,7 @@ func (r *KubeconfigREST) Create(ctx context.Context, name string, obj runtime.Ob
 	path := field.NewPath("spec")
 	key, err := pki.ParseRequest(asked.Spec.Request)
 	if err != nil {
-		return nil, invalid(r.kind, name, field.Invalid(path.Child("request"), string(asked.Spec.Request), err.Error()))
+		return nil, invalid(r.kind, name, field.Invalid(path.Child("request"), field.OmitValueType{}, err.Error()))
 	}
 	ttl := defaultTTL
 	if s := asked.Spec.ExpirationSeconds; s != nil {

@@ -27,6 +27,12 @@ func openDir(dir string) (*dirlock.Lock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("taking hold of the directory: %w", err)
 	}
+	// Secrets are in there, and it may have been made by somebody else.
+	if info, err := os.Stat(dir); err == nil && info.Mode().Perm()&0o077 != 0 {
+		if err := os.Chmod(dir, 0o700); err != nil {
+			return nil, errors.Join(fmt.Errorf("keeping the directory from other users: %w", err), l.Release())
+		}
+	}
 	if err := checkDatabase(filepath.Join(dir, "member", "snap", "db")); err != nil {
 		return nil, errors.Join(err, l.Release())
 	}

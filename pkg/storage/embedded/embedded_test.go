@@ -325,3 +325,26 @@ func TestWritesBeyondTheQuotaFail(t *testing.T) {
 	}
 	t.Error("20 MiB went into 4")
 }
+
+func TestTheDirectoryIsKeptFromOtherUsers(t *testing.T) {
+	for _, mode := range []os.FileMode{0o755, 0o777, 0o700} {
+		dir := filepath.Join(t.TempDir(), "etcd")
+		if err := os.Mkdir(dir, mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(dir, mode); err != nil { // whatever the umask
+			t.Fatal(err)
+		}
+		lock, err := openDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(dir)
+		if err != nil || info.Mode().Perm() != 0o700 {
+			t.Errorf("%v became %v, %v", mode, info.Mode(), err)
+		}
+		if err := lock.release(); err != nil {
+			t.Error(err)
+		}
+	}
+}

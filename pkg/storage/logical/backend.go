@@ -165,6 +165,14 @@ func (b *Backend) open(c storeConfig) (*store, error) {
 	return s, nil
 }
 
+func (b *Backend) transformer(gr schema.GroupResource) *transformer {
+	t := &transformer{prefix: []byte(b.config.Prefix + ResourcePrefix(gr) + "/")}
+	if b.config.Transformer != nil {
+		t.inner = b.config.Transformer(gr)
+	}
+	return t
+}
+
 func (b *Backend) opened(gr schema.GroupResource) (*store, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

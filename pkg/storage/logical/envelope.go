@@ -78,8 +78,16 @@ func (t *transformer) TransformFromStorage(ctx context.Context, data []byte, dat
 		return nil, false, err
 	}
 	kind, stale := intact, false
-	if t.inner != nil {
-		data, stale, err = t.inner.TransformFromStorage(ctx, data, dataCtx)
+	encrypted := bytes.HasPrefix(data, encryptedPrefix)
+	if encrypted || t.inner != nil {
+		if t.inner != nil {
+			data, stale, err = t.inner.TransformFromStorage(ctx, data, dataCtx)
+		} else {
+			err = errNoKey
+		}
+		if err == nil && encrypted {
+			data, err = unbind(data, dataCtx.AuthenticatedData())
+		}
 		if errors.Is(err, ErrCorrupt) {
 			kind, data, err = corrupt, []byte(err.Error()), nil
 		}
@@ -112,7 +120,44 @@ func (t *transformer) TransformToStorage(ctx context.Context, data []byte, dataC
 	case t.inner == nil:
 		return payload, nil
 	}
+	return t.encrypt(ctx, payload, dataCtx)
+}
+
+// encryptedPrefix is how the stored bytes of all of upstream's encryptions begin.
+var encryptedPrefix = []byte("k8s:enc:")
+
+var errNoKey = fmt.Errorf("%w: it is encrypted, and the server has no encryption configuration", ErrCorrupt)
+
+// boundMark begins what is inside an encrypted value. The key of the value follows, a
+// zero byte, and the object. Not all of upstream's encryptions bind a value to its key
+// (secretbox does not), and one that was copied to another virtual cluster's key must
+// not be taken for that virtual cluster's.
+var boundMark = []byte("vmesh:")
+
+// encrypt makes the stored bytes. A resource that is not encrypted gets them as they are.
+func (t *transformer) encrypt(ctx context.Context, payload []byte, dataCtx value.Context) ([]byte, error) {
+	key := dataCtx.AuthenticatedData()
+	bound := make([]byte, 0, len(boundMark)+len(key)+1+len(payload))
+	bound = append(append(bound, boundMark...), key...)
+	bound = append(append(bound, 0), payload...)
+	out, err := t.inner.TransformToStorage(ctx, bound, dataCtx)
+	if err != nil || bytes.HasPrefix(out, encryptedPrefix) {
+		return out, err
+	}
 	return t.inner.TransformToStorage(ctx, payload, dataCtx)
+}
+
+// unbind takes out what encrypt put in, and holds it against the key.
+func unbind(bound, key []byte) ([]byte, error) {
+	rest, ok := bytes.CutPrefix(bound, boundMark)
+	of, payload, found := bytes.Cut(rest, []byte{0})
+	switch {
+	case !ok || !found:
+		return nil, fmt.Errorf("%w: it was encrypted by another program", ErrCorrupt)
+	case !bytes.Equal(of, key):
+		return nil, fmt.Errorf("%w: it was encrypted for another key of etcd, and copied to this one", ErrCorrupt)
+	}
+	return payload, nil
 }
 
 // lossyPath makes a virtual cluster and a name of a path that is not in the layout,

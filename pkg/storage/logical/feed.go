@@ -162,6 +162,14 @@ func (f *feed) check(t watch.EventType, obj runtime.Object, known map[string]uin
 	f.metrics.quarantined.WithLabelValues(f.resource).Set(float64(len(f.quarantined)))
 }
 
+// isQuarantined tells whether the watch cache has a placeholder under a key.
+func (f *feed) isQuarantined(key string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, is := f.quarantined[key]
+	return is
+}
+
 // lastRevision is the revision that the feed has seen, at least.
 func (f *feed) lastRevision() uint64 {
 	f.mu.Lock()

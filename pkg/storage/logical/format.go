@@ -1,6 +1,7 @@
 package logical
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -170,6 +171,22 @@ func (c *codec) Decode(data []byte, _ *schema.GroupVersionKind, into runtime.Obj
 		c.stamp(into, unique.Make(cluster).Value()) // one string for all objects of a cluster
 	}
 	return into, &gvk, nil
+}
+
+// again decodes and encodes an object. It is not ok for one that cannot be decoded.
+func (c *codec) again(data []byte) (encoded []byte, ok bool) {
+	obj, _, err := c.Decode(data, nil, nil)
+	if err != nil {
+		return nil, false
+	}
+	if _, is := c.quarantined(obj); is {
+		return nil, false
+	}
+	var out bytes.Buffer
+	if err := c.Encode(obj, &out); err != nil {
+		return nil, false
+	}
+	return out.Bytes(), true
 }
 
 // decodeAt decodes an object and holds it against its key: one whose name is another

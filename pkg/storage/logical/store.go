@@ -16,7 +16,6 @@ import (
 	"k8s.io/apiserver/pkg/storage/cacher"
 	"k8s.io/apiserver/pkg/storage/cacher/delegator"
 	"k8s.io/apiserver/pkg/storage/etcd3"
-	"k8s.io/apiserver/pkg/storage/value"
 	"k8s.io/utils/clock"
 )
 
@@ -59,13 +58,9 @@ func newStore(b *Backend, c storeConfig) (*store, error) {
 	default:
 		c.GetAttrs = storage.DefaultClusterScopedAttr
 	}
-	t := &transformer{prefix: []byte(b.config.Prefix + s.resourcePrefix + "/")}
-	if b.config.Transformer != nil {
-		t.inner = b.config.Transformer(c.GroupResource)
-	}
 	versioner := storage.APIObjectVersioner{}
 	etcd, err := etcd3.New(b.client, b.compactor, s.codec, s.codec.newObject, s.codec.newList, b.config.Prefix,
-		s.resourcePrefix, c.GroupResource, value.Transformer(t), etcd3.NewDefaultLeaseManagerConfig(),
+		s.resourcePrefix, c.GroupResource, b.transformer(c.GroupResource), etcd3.NewDefaultLeaseManagerConfig(),
 		resultDecoder{etcd3.NewDefaultDecoder(s.codec, versioner), versioner, s.codec}, versioner)
 	if err != nil {
 		return nil, err
