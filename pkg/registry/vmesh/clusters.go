@@ -161,6 +161,9 @@ func stateOf(o *object.Object) state {
 	if revision, err := strconv.ParseUint(o.ResourceVersion, 10, 64); err == nil { // what comes from storage has one
 		s.revision = revision
 	}
+	if _, is := logical.Quarantined(o); is {
+		s.frozen = "its VirtualCluster cannot be read, and may say so" // and what quota there was
+	}
 	// Most have neither, and need not be decoded for every request that looks in etcd.
 	if spec := o.Field("spec"); bytes.Contains(spec, []byte(`"freeze"`)) || bytes.Contains(spec, []byte(`"quota"`)) {
 		var set v1alpha1.VirtualClusterSpec
