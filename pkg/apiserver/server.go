@@ -32,6 +32,7 @@ import (
 	vmeshkinds "github.com/vmesh-io/vmesh/pkg/apis/vmesh"
 	"github.com/vmesh-io/vmesh/pkg/apiserver/filters"
 	"github.com/vmesh-io/vmesh/pkg/authn"
+	"github.com/vmesh-io/vmesh/pkg/authn/oidc"
 	"github.com/vmesh-io/vmesh/pkg/authz"
 	"github.com/vmesh-io/vmesh/pkg/controller/garbage"
 	namespacecontroller "github.com/vmesh-io/vmesh/pkg/controller/namespace"
@@ -60,6 +61,7 @@ type Server struct {
 	etcd       *etcdProbe
 	sync       *vmeshsync.Service
 	authorizer *authz.Authorizer
+	issuers    *oidc.Authenticator // nil: none but vmesh
 
 	secure             *genericapiserver.SecureServingInfo
 	xdsPlain, xdsOnTLS net.Listener
@@ -93,6 +95,9 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 		return nil, err
 	}
 	// What can be wrong with the options comes before the storage begins to work.
+	if err := s.openIssuers(); err != nil {
+		return nil, err
+	}
 	if err := s.listen(creds); err != nil {
 		return nil, err
 	}
@@ -107,6 +112,7 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 	}
 	s.backend, err = logical.NewBackend(logical.BackendConfig{
 		Client: client, Prefix: o.Etcd.Prefix, CompactionInterval: compaction, Registerer: newRegisterer(),
+		Shared: len(o.Etcd.Servers) > 0,
 	})
 	if err != nil {
 		return nil, err
@@ -117,12 +123,7 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 
 // assemble makes the kinds, their storage and the two endpoints.
 func (s *Server) assemble(creds *credentials) error {
-	s.clusters = vmesh.NewClusters(s.backend, func(cluster string) string {
-		if cluster == logical.Root {
-			return s.options.URL()
-		}
-		return s.options.URL() + "/clusters/" + cluster
-	})
+	s.clusters = vmesh.NewClusters(s.backend, s.options.clusterURL)
 	virtualClusters, meshes, kubeconfigs, analyses, err := vmeshkinds.Kinds(s.clusters.Hooks())
 	if err != nil {
 		return err
@@ -169,6 +170,7 @@ func (s *Server) assemble(creds *credentials) error {
 		return err
 	}
 	s.authorizer = z
+	tokens := s.assembleTokens(stores)
 	analysis := s.newAnalysis(slices.Concat(core, mesh), stores)
 
 	serve := func(g *groups, kinds []*kind.Kind) {
@@ -194,6 +196,9 @@ func (s *Server) assemble(creds *credentials) error {
 						continue
 					}
 					g.add(gv, k.Resource(), stores[k.GroupResource()].REST(version))
+					if k.GroupResource() == (schema.GroupResource{Resource: "serviceaccounts"}) {
+						g.add(gv, "serviceaccounts/token", tokens.request)
+					}
 					if k.HasStatus(version) {
 						g.add(gv, k.Resource()+"/status", stores[k.GroupResource()].StatusREST(version))
 					}
@@ -209,7 +214,7 @@ func (s *Server) assemble(creds *credentials) error {
 	tenantGroups.add(definitions.GVK(definitions.StorageVersion()).GroupVersion(), definitions.Resource(),
 		definition.New(definitions, onceObjects(func() ([]*object.Object, error) { return builtin.CRDObjects(mesh) })))
 
-	authenticator, err := s.authenticator(creds)
+	authenticator, err := s.authenticator(creds, tokens)
 	if err != nil {
 		return err
 	}
@@ -218,13 +223,13 @@ func (s *Server) assemble(creds *credentials) error {
 		vmeshadmission.NewAnalysis(analysis.Added), vmeshadmission.NewQuota(keeper.Check))
 	if s.tenant, err = newEndpoint(endpointConfig{
 		name: "virtual-cluster", kinds: slices.Concat(core, mesh, []*kind.Kind{definitions}), storage: tenantGroups,
-		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, admission: admit, clusters: s.clusters, life: s.life,
+		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, tokens: tokens, admission: admit, clusters: s.clusters, life: s.life,
 	}); err != nil {
 		return err
 	}
 	if s.root, err = newEndpoint(endpointConfig{
 		name: "root", kinds: slices.Concat(core, []*kind.Kind{virtualClusters, meshes, kubeconfigs, analyses}), storage: rootGroups,
-		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, admission: admit, clusters: s.clusters, life: s.life, process: true,
+		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, tokens: tokens, admission: admit, clusters: s.clusters, life: s.life, process: true,
 		wrap: func(root http.Handler) http.Handler {
 			return filters.WithCluster(withReasons(root, checks), withReasons(s.tenant.server.Handler, checks))
 		},
@@ -339,15 +344,15 @@ func cachesReady(ready map[schema.GroupResource]error) error {
 }
 
 // authenticator checks client certificates against the authority's file, which is read
-// again when it changes.
-func (s *Server) authenticator(creds *credentials) (authenticator.Request, error) {
+// again when it changes, and bearer tokens.
+func (s *Server) authenticator(creds *credentials, tokens *tokens) (authenticator.Request, error) {
 	pool, err := cert.NewPoolFromBytes(creds.clients.PEM)
 	if err != nil {
 		return nil, err
 	}
 	return authn.New(func() (x509.VerifyOptions, bool) {
 		return x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, true
-	}, s.clusters), nil
+	}, s.clusters, tokens, tokens.nobody), nil
 }
 
 // listen binds the ports, so that one that is taken is an error at start.

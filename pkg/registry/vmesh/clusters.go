@@ -57,6 +57,10 @@ type Clusters struct {
 	claims *ownership.Index
 	// pending are writes that are under way, whose claims are not in the index yet.
 	pending map[string]*write
+	// seen is the revision up to which the index has all claims, and waiting is closed
+	// when it grows; nil while nobody waits.
+	seen    uint64
+	waiting chan struct{}
 }
 
 // state is what every request asks of a virtual cluster.
@@ -97,7 +101,6 @@ func (c *Clusters) Attach(clusters, meshes, namespaces *resource.Store) {
 			c.know(obj.(*object.Object))
 		}
 	}
-	clusters.BeginUpdate = c.beginUpdate
 	clusters.AfterUpdate = func(obj runtime.Object, options *metav1.UpdateOptions) {
 		if !dryrun.IsDryRun(options.DryRun) {
 			// Whoever has frozen it, or limited it, is answered when it is so.
@@ -131,6 +134,7 @@ func (c *Clusters) Replaced(items []*object.Object, revision uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.claims = ownership.New(all...)
+	c.saw(revision)
 }
 
 // know remembers a virtual cluster, unless it knows later already.
@@ -188,15 +192,57 @@ func (c *Clusters) Changed(t watch.EventType, o *object.Object, revision uint64)
 	defer c.mu.Unlock()
 	if t == watch.Deleted {
 		c.claims = c.claims.Without(o.Name)
-		return
-	}
-	if vc, err := Decode(o); err == nil {
+	} else if vc, err := Decode(o); err == nil {
 		c.claims = c.claims.With(ownership.ClaimsOf(vc))
 	}
+	c.saw(revision)
 }
 
 // Progressed implements logical.Observer.
-func (c *Clusters) Progressed(uint64) {}
+func (c *Clusters) Progressed(revision uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.saw(revision)
+}
+
+// saw is called under c.mu when the index has all claims up to a revision.
+func (c *Clusters) saw(revision uint64) {
+	c.seen = max(c.seen, revision)
+	if c.waiting != nil {
+		close(c.waiting)
+		c.waiting = nil
+	}
+}
+
+// catchUp waits until the index has all claims that etcd holds.
+func (c *Clusters) catchUp(ctx context.Context) error {
+	// A consistent list also makes etcd tell at once how far its changes go.
+	list, err := c.store.List(RootContext(ctx), &internalversion.ListOptions{Limit: 1})
+	if err != nil {
+		return err
+	}
+	current, err := strconv.ParseUint(list.(*object.List).ResourceVersion, 10, 64)
+	if err != nil {
+		return err
+	}
+	for {
+		c.mu.Lock()
+		done := c.seen >= current
+		if !done && c.waiting == nil {
+			c.waiting = make(chan struct{})
+		}
+		more := c.waiting
+		c.mu.Unlock()
+		if done {
+			return nil
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
 
 // Decode reads a VirtualCluster.
 func Decode(o *object.Object) (*v1alpha1.VirtualCluster, error) {
@@ -330,6 +376,9 @@ func (c *Clusters) validate(ctx context.Context, o, old *object.Object) ([]strin
 	}
 	claims := ownership.ClaimsOf(vc)
 	path := field.NewPath("spec", "namespaces")
+	if err := c.claimAlone(ctx, claims); err != nil {
+		return nil, field.ErrorList{field.InternalError(path, err)}
+	}
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -359,15 +408,37 @@ func (c *Clusters) validate(ctx context.Context, o, old *object.Object) ([]strin
 	return warnings, nil
 }
 
+// claimAlone makes sure, for a write that claims something new, that nobody else claims
+// anything of the mesh until the write is done, whichever server they ask.
+func (c *Clusters) claimAlone(ctx context.Context, claims ownership.Claims) error {
+	if !c.backend.Shared() {
+		return nil // the pending writes are all that there are
+	}
+	c.mu.Lock()
+	w := c.pending[claims.Cluster]
+	now, _ := c.claims.Claims(claims.Cluster)
+	c.mu.Unlock()
+	if w == nil || w.unlock != nil || len(claims.Namespaces) == 0 || now.Mesh == claims.Mesh && slices.Equal(now.Namespaces, claims.Namespaces) {
+		return nil
+	}
+	unlock, err := c.backend.Lock(ctx, "meshes/"+claims.Mesh)
+	if err != nil {
+		return err
+	}
+	w.unlock = unlock // writes of one virtual cluster go one after the other
+	return c.catchUp(ctx)
+}
+
 // write is a write of one virtual cluster that is under way.
 type write struct {
 	claims ownership.Claims // known once it is validated
+	unlock func()           // set while others have to wait
 	done   chan struct{}
 }
 
 // begin announces a write, so that two that claim the same cannot both pass validation.
 // Writes of one virtual cluster go one after the other.
-func (c *Clusters) begin(ctx context.Context, name string) (genericregistry.FinishFunc, error) {
+func (c *Clusters) begin(ctx context.Context, name string) (*write, error) {
 	w := &write{claims: ownership.Claims{Cluster: name}, done: make(chan struct{})}
 	for {
 		c.mu.Lock()
@@ -385,23 +456,22 @@ func (c *Clusters) begin(ctx context.Context, name string) (genericregistry.Fini
 			return nil, context.Cause(ctx)
 		}
 	}
-	return func(_ context.Context, success bool) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if success && w.claims.Mesh != "" {
-			// The watch brings the same; until then nobody else may have it.
-			c.claims = c.claims.With(w.claims)
-		}
-		delete(c.pending, name)
-		close(w.done)
-	}, nil
+	return w, nil
 }
 
-func (c *Clusters) beginUpdate(ctx context.Context, obj, _ runtime.Object, options *metav1.UpdateOptions) (genericregistry.FinishFunc, error) {
-	if dryrun.IsDryRun(options.DryRun) {
-		return func(context.Context, bool) {}, nil
+// end is when a write has succeeded or failed. revision, if known, is what was written.
+func (c *Clusters) end(w *write, success bool, revision uint64) {
+	c.mu.Lock()
+	if success && w.claims.Mesh != "" && (revision == 0 || revision > c.seen) {
+		// The watch brings the same; until then nobody else may have it.
+		c.claims = c.claims.With(w.claims)
 	}
-	return c.begin(ctx, obj.(*object.Object).Name)
+	delete(c.pending, w.claims.Cluster)
+	c.mu.Unlock()
+	close(w.done)
+	if w.unlock != nil {
+		w.unlock()
+	}
 }
 
 // beginCreate sets the virtual cluster up before it can be seen, so that it is ready
@@ -416,7 +486,7 @@ func (c *Clusters) beginCreate(ctx context.Context, obj runtime.Object, options 
 	if err != nil {
 		return func(context.Context, bool) {}, nil // validation names the field
 	}
-	finish, err := c.begin(ctx, o.Name)
+	w, err := c.begin(ctx, o.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -433,7 +503,7 @@ func (c *Clusters) beginCreate(ctx context.Context, obj runtime.Object, options 
 				utilruntime.HandleErrorWithContext(ctx, err, "Removing what a virtual cluster was set up with", "virtualCluster", o.Name)
 			}
 		}
-		finish(ctx, success)
+		c.end(w, success, 0)
 	}
 	setUp := func() error {
 		exists, err := c.stored(ctx, o.Name)
@@ -543,10 +613,13 @@ func (c *Clusters) createNamespace(ctx context.Context, cluster, name string) er
 	return nil
 }
 
-// EnsureDefaults makes, in an empty store, the mesh and the virtual cluster that a
-// first use needs.
+// EnsureDefaults makes the namespace that clients expect of the root, and, in an empty
+// store, the mesh and the virtual cluster that a first use needs.
 func (c *Clusters) EnsureDefaults(ctx context.Context) error {
 	ctx = RootContext(ctx)
+	if err := c.createNamespace(ctx, logical.Root, metav1.NamespaceDefault); err != nil {
+		return err
+	}
 	for _, s := range []*resource.Store{c.meshes, c.store} {
 		list, err := s.List(ctx, &internalversion.ListOptions{Limit: 1})
 		if err != nil {
@@ -583,6 +656,26 @@ type ClusterREST struct {
 
 // REST makes the storage of virtual clusters.
 func (c *Clusters) REST() *ClusterREST { return &ClusterREST{c.store.REST(Version), c} }
+
+// Update implements rest.Updater. Storage's own hook for it ends before anything is
+// written, when what is claimed is not safe yet.
+func (r *ClusterREST) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc,
+	updateValidation rest.ValidateObjectUpdateFunc, forceAllowCreate bool, options *metav1.UpdateOptions) (obj runtime.Object, created bool, err error) {
+	if !dryrun.IsDryRun(options.DryRun) {
+		w, busy := r.clusters.begin(ctx, name)
+		if busy != nil {
+			return nil, false, busy
+		}
+		defer func() {
+			if err != nil {
+				r.clusters.end(w, false, 0)
+				return
+			}
+			r.clusters.end(w, true, stateOf(obj.(*object.Object)).revision)
+		}()
+	}
+	return r.REST.Update(ctx, name, info, createValidation, updateValidation, forceAllowCreate, options)
+}
 
 // Delete implements rest.GracefulDeleter. A virtual cluster that holds objects is
 // deleted only when its annotation vmesh.io/confirm-deletion bears its name, and never
