@@ -53,7 +53,7 @@ type Collector struct {
 	user      user.Info
 
 	// Paused, if set before Run, tells which virtual clusters nothing is collected in.
-	Paused func(cluster string) bool
+	Paused func(ctx context.Context, cluster string) bool
 
 	unsynced int           // guarded by the index's lock
 	synced   chan struct{} // closed when the state of all sources is known
@@ -162,7 +162,7 @@ func (c *Collector) next(ctx context.Context) bool {
 		return true
 	}
 	err := errPaused
-	if c.Paused == nil || !c.Paused(it.cluster) {
+	if c.Paused == nil || !c.Paused(ctx, it.cluster) {
 		err = c.process(ctx, it)
 	}
 	if err == nil || ctx.Err() != nil {

@@ -1,6 +1,7 @@
 package garbage
 
 import (
+	"context"
 	"sync/atomic"
 	"testing"
 
@@ -47,7 +48,7 @@ func TestNothingIsCollectedWhileAVirtualClusterIsPaused(t *testing.T) {
 	frozen.Store(true)
 	asked := make(chan struct{}, 1)
 	s.start(t, nil, nil, func(c *Collector) {
-		c.Paused = func(cluster string) bool {
+		c.Paused = func(_ context.Context, cluster string) bool {
 			if cluster != "cold" || !frozen.Load() {
 				return false
 			}

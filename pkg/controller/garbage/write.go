@@ -15,11 +15,14 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
+	"github.com/vmesh-io/vmesh/pkg/quota"
 	"github.com/vmesh-io/vmesh/pkg/storage/logical"
 )
 
-// in is a context for one namespace of one virtual cluster.
+// in is a context for one namespace of one virtual cluster. No quota stands in the way of
+// what has to be deleted.
 func (c *Collector) in(ctx context.Context, cluster, namespace string) context.Context {
+	ctx = quota.Exempt(ctx)
 	return request.WithUser(request.WithNamespace(logical.WithCluster(ctx, cluster), namespace), c.user)
 }
 

@@ -165,6 +165,9 @@ func stateOf(o *object.Object) state {
 	if revision, err := strconv.ParseUint(o.ResourceVersion, 10, 64); err == nil { // what comes from storage has one
 		s.revision = revision
 	}
+	if _, is := logical.Quarantined(o); is {
+		s.frozen = "its VirtualCluster cannot be read, and may say so" // and what quota there was
+	}
 	// Most have neither, and need not be decoded for every request that looks in etcd.
 	if spec := o.Field("spec"); bytes.Contains(spec, []byte(`"freeze"`)) || bytes.Contains(spec, []byte(`"quota"`)) {
 		var set v1alpha1.VirtualClusterSpec
@@ -433,6 +436,9 @@ type write struct {
 	done   chan struct{}
 }
 
+// writeKey is for the write that a request has begun, in its context.
+type writeKey struct{}
+
 // begin announces a write, so that two that claim the same cannot both pass validation.
 // Writes of one virtual cluster go one after the other.
 func (c *Clusters) begin(ctx context.Context, name string) (*write, error) {
@@ -483,9 +489,14 @@ func (c *Clusters) beginCreate(ctx context.Context, obj runtime.Object, options 
 	if err != nil {
 		return func(context.Context, bool) {}, nil // validation names the field
 	}
-	w, err := c.begin(ctx, o.Name)
-	if err != nil {
-		return nil, err
+	// An update that creates, as an apply does, has begun already, and ends by itself.
+	end := func(bool) {}
+	if _, begun := ctx.Value(writeKey{}).(*write); !begun {
+		w, err := c.begin(ctx, o.Name)
+		if err != nil {
+			return nil, err
+		}
+		end = func(success bool) { c.end(w, success, 0) }
 	}
 	fresh := false // nothing was there when we began, so what is there now is ours
 	finishCreate := func(ctx context.Context, success bool) {
@@ -500,7 +511,7 @@ func (c *Clusters) beginCreate(ctx context.Context, obj runtime.Object, options 
 				utilruntime.HandleErrorWithContext(ctx, err, "Removing what a virtual cluster was set up with", "virtualCluster", o.Name)
 			}
 		}
-		c.end(w, success, 0)
+		end(success)
 	}
 	setUp := func() error {
 		exists, err := c.stored(ctx, o.Name)
@@ -670,6 +681,7 @@ func (r *ClusterREST) Update(ctx context.Context, name string, info rest.Updated
 			}
 			r.clusters.end(w, true, stateOf(obj.(*object.Object)).revision)
 		}()
+		ctx = context.WithValue(ctx, writeKey{}, w)
 	}
 	return r.REST.Update(ctx, name, info, createValidation, updateValidation, forceAllowCreate, options)
 }

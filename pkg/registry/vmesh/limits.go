@@ -36,10 +36,13 @@ func (c *Clusters) Limits(ctx context.Context, cluster string) (*quota.Limits, e
 	return s.limits, err
 }
 
-// Frozen says whether a virtual cluster is frozen, as far as the watch has shown it.
-func (c *Clusters) Frozen(cluster string) bool {
-	known, ok := c.known.Load(cluster)
-	return ok && known.(state).frozen != ""
+// Frozen says whether a virtual cluster is frozen, or may be, for all that can be told now.
+func (c *Clusters) Frozen(ctx context.Context, cluster string) bool {
+	if cluster == logical.Root {
+		return false
+	}
+	s, _, err := c.state(ctx, cluster)
+	return err != nil || s.frozen != ""
 }
 
 // setReady writes into a virtual cluster's status whether it takes writes.
