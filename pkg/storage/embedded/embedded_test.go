@@ -343,7 +343,7 @@ func TestTheDirectoryIsKeptFromOtherUsers(t *testing.T) {
 		if err != nil || info.Mode().Perm() != 0o700 {
 			t.Errorf("%v became %v, %v", mode, info.Mode(), err)
 		}
-		if err := lock.release(); err != nil {
+		if err := lock.Release(); err != nil {
 			t.Error(err)
 		}
 	}
