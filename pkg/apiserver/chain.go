@@ -43,7 +43,7 @@ type clusters interface {
 // flow for all virtual clusters; CORS; tracing), which is a tenth of what a small write
 // costs. Impersonation is its own: it ends at the virtual cluster.
 func buildChain(handler http.Handler, c *genericapiserver.Config, writes *handlers.Handlers, deprecations map[schema.GroupVersionResource]string,
-	z *authz.Authorizer, clusters clusters, life *lifecycle) http.Handler {
+	z *authz.Authorizer, clusters clusters, kubeconfigs filters.Kubeconfigs, life *lifecycle) http.Handler {
 	handler = filters.WithDeprecations(writes.Or(handler), deprecations)
 	handler = filters.WithState(handler, clusters, c.Serializer)
 	handler = genericapifilters.WithAuthorization(handler, c.Authorization.Authorizer, c.Serializer)
@@ -51,6 +51,7 @@ func buildChain(handler http.Handler, c *genericapiserver.Config, writes *handle
 	handler = filters.WithImpersonation(handler, z, clusters, c.Serializer)
 	handler = filters.WithRoles(handler, z, c.Serializer)
 	handler = genericapifilters.WithAudit(handler, c.AuditBackend, c.AuditPolicyRuleEvaluator, c.LongRunningFunc)
+	handler = filters.WithKubeconfigs(handler, kubeconfigs, c.LongRunningFunc)
 	failed := genericapifilters.WithFailedAuthenticationAudit(genericapifilters.Unauthorized(c.Serializer), c.AuditBackend, c.AuditPolicyRuleEvaluator)
 	handler = genericapifilters.WithAuthentication(handler, c.Authentication.Authenticator, failed, c.Authentication.APIAudiences, nil)
 	// Inside the timeout, which makes adding headers safe.

@@ -61,6 +61,7 @@ type endpointConfig struct {
 	admission     admission.Interface
 	authorizer    *authz.Authorizer
 	clusters      clusters
+	kubeconfigs   filters.Kubeconfigs
 	life          *lifecycle
 	// wrap, if set, goes around the whole chain of filters.
 	wrap func(http.Handler) http.Handler
@@ -105,7 +106,7 @@ func newEndpoint(c endpointConfig) (*endpoint, error) {
 	})
 	config.BuildHandlerChainFunc = func(handler http.Handler, generic *genericapiserver.Config) http.Handler {
 		handler = filters.WithMediaTypes(handler, e.codec.Typed, generic.Serializer)
-		handler = buildChain(handler, generic, writes, e.codec.Deprecations(), z, c.clusters, c.life)
+		handler = buildChain(handler, generic, writes, e.codec.Deprecations(), z, c.clusters, c.kubeconfigs, c.life)
 		if c.wrap != nil {
 			handler = c.wrap(handler)
 		}

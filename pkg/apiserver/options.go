@@ -37,6 +37,8 @@ type Options struct {
 	MaxBodyBytes   int64
 	AnalysisBudget time.Duration
 	ShutdownPeriod time.Duration
+
+	lifetimes lifetimes
 }
 
 // EtcdOptions name an etcd cluster to use in place of the embedded one.
@@ -58,6 +60,7 @@ func NewOptions() *Options {
 		MaxBodyBytes:   3 << 20,
 		AnalysisBudget: 100 * time.Millisecond,
 		ShutdownPeriod: 30 * time.Second,
+		lifetimes:      usualLifetimes(),
 	}
 }
 

@@ -2,7 +2,6 @@ package apiserver
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -17,11 +16,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
-	"k8s.io/apiserver/pkg/authentication/authenticator"
 	genericapiserver "k8s.io/apiserver/pkg/server"
-	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
-	"k8s.io/client-go/util/cert"
 	"k8s.io/klog/v2"
 
 	vmeshadmission "github.com/vmesh-io/vmesh/pkg/admission"
@@ -59,6 +55,7 @@ type Server struct {
 	etcd       *etcdProbe
 	sync       *vmeshsync.Service
 	authorizer *authz.Authorizer
+	keeper     *keeper
 
 	secure             *genericapiserver.SecureServingInfo
 	xdsPlain, xdsOnTLS net.Listener
@@ -122,7 +119,8 @@ func (s *Server) assemble(creds *credentials) error {
 		}
 		return s.options.URL() + "/clusters/" + cluster
 	})
-	virtualClusters, meshes, kubeconfigs, analyses, err := vmeshkinds.Kinds(s.clusters.Hooks())
+	records := vmesh.NewKubeconfigs()
+	virtualClusters, meshes, kubeconfigs, kubeconfigRequests, analyses, err := vmeshkinds.Kinds(s.clusters.Hooks(), records.Hooks())
 	if err != nil {
 		return err
 	}
@@ -135,7 +133,7 @@ func (s *Server) assemble(creds *credentials) error {
 		return err
 	}
 	definitions, core := takeKind(core, schema.GroupKind{Group: "apiextensions.k8s.io", Kind: "CustomResourceDefinition"})
-	s.kinds = slices.Concat(core, mesh, []*kind.Kind{virtualClusters, meshes})
+	s.kinds = slices.Concat(core, mesh, []*kind.Kind{virtualClusters, meshes, kubeconfigs})
 
 	stores := map[schema.GroupResource]*resource.Store{}
 	for _, k := range s.kinds {
@@ -150,6 +148,7 @@ func (s *Server) assemble(creds *credentials) error {
 	namespaceREST, finalizeREST := namespace.NewREST(namespaces)
 	clusterStore, meshStore := stores[virtualClusters.GroupResource()], stores[meshes.GroupResource()]
 	s.clusters.Attach(clusterStore, meshStore, namespaces)
+	s.keepCertificates(creds, records, stores[kubeconfigs.GroupResource()], stores[schema.GroupResource{Resource: "events"}])
 	roles, z, err := s.assembleRBAC(stores)
 	if err != nil {
 		return err
@@ -169,7 +168,7 @@ func (s *Server) assemble(creds *credentials) error {
 				case virtualClusters.GroupResource():
 					g.add(gv, k.Resource(), s.clusters.REST())
 					g.add(gv, k.Resource()+"/status", stores[k.GroupResource()].StatusREST(version))
-					g.add(gv, k.Resource()+"/kubeconfig", s.clusters.KubeconfigREST(kubeconfigs, creds.clients, creds.servers))
+					g.add(gv, k.Resource()+"/kubeconfig", s.clusters.KubeconfigREST(kubeconfigRequests, records, creds.clients, creds.servers))
 					g.add(gv, k.Resource()+"/analysis", s.clusters.AnalysisREST(analyses, analysis.Analyze))
 				case meshes.GroupResource():
 					g.add(gv, k.Resource(), s.clusters.MeshREST())
@@ -189,28 +188,25 @@ func (s *Server) assemble(creds *credentials) error {
 	}
 	var rootGroups, tenantGroups groups
 	serve(&rootGroups, core)
-	serve(&rootGroups, []*kind.Kind{virtualClusters, meshes})
+	serve(&rootGroups, []*kind.Kind{virtualClusters, meshes, kubeconfigs})
 	serve(&tenantGroups, core)
 	serve(&tenantGroups, mesh)
 	tenantGroups.add(definitions.GVK(definitions.StorageVersion()).GroupVersion(), definitions.Resource(),
 		definition.New(definitions, onceObjects(func() ([]*object.Object, error) { return builtin.CRDObjects(mesh) })))
 
-	authenticator, err := s.authenticator(creds)
-	if err != nil {
-		return err
-	}
+	authenticator := authn.New(creds.VerifyOptions, s.clusters, records)
 	checks := s.readinessChecks()
 	admit := admission.NewChainHandler(vmeshadmission.NewNamespaceLifecycle(namespaceREST, s.clusters.IsSystemNamespace),
 		vmeshadmission.NewAnalysis(analysis.Added))
 	if s.tenant, err = newEndpoint(endpointConfig{
 		name: "virtual-cluster", kinds: slices.Concat(core, mesh, []*kind.Kind{definitions}), storage: tenantGroups,
-		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, admission: admit, clusters: s.clusters, life: s.life,
+		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, admission: admit, clusters: s.clusters, kubeconfigs: records, life: s.life,
 	}); err != nil {
 		return err
 	}
 	if s.root, err = newEndpoint(endpointConfig{
-		name: "root", kinds: slices.Concat(core, []*kind.Kind{virtualClusters, meshes, kubeconfigs, analyses}), storage: rootGroups,
-		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, admission: admit, clusters: s.clusters, life: s.life, process: true,
+		name: "root", kinds: slices.Concat(core, []*kind.Kind{virtualClusters, meshes, kubeconfigs, kubeconfigRequests, analyses}), storage: rootGroups,
+		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, admission: admit, clusters: s.clusters, kubeconfigs: records, life: s.life, process: true,
 		wrap: func(root http.Handler) http.Handler {
 			return filters.WithCluster(withReasons(root, checks), withReasons(s.tenant.server.Handler, checks))
 		},
@@ -240,6 +236,7 @@ func (s *Server) assemble(creds *credentials) error {
 		namespaces.Kind().GroupResource(): {Deleter: namespaceREST},
 		virtualClusters.GroupResource():   {Deleter: s.clusters.REST(), Serves: isRoot},
 		meshes.GroupResource():            {Serves: isRoot},
+		kubeconfigs.GroupResource():       {Serves: isRoot},
 	}, mesh)
 	if err := s.assembleSync(mesh, meshStore, creds); err != nil {
 		return err
@@ -314,18 +311,6 @@ func cachesReady(ready map[schema.GroupResource]error) error {
 	return fmt.Errorf("%d of %d watch caches are not in step with etcd: %s%s", count, len(ready), strings.Join(waiting, "; "), rest)
 }
 
-// authenticator checks client certificates against the authority's file, which is read
-// again when it changes.
-func (s *Server) authenticator(creds *credentials) (authenticator.Request, error) {
-	pool, err := cert.NewPoolFromBytes(creds.clients.PEM)
-	if err != nil {
-		return nil, err
-	}
-	return authn.New(func() (x509.VerifyOptions, bool) {
-		return x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, true
-	}, s.clusters), nil
-}
-
 // listen binds the ports, so that one that is taken is an error at start.
 func (s *Server) listen(creds *credentials) error {
 	address := net.JoinHostPort(s.options.BindAddress.String(), strconv.Itoa(s.options.SecurePort))
@@ -354,16 +339,11 @@ func (s *Server) listen(creds *credentials) error {
 	serving := genericoptions.NewSecureServingOptions()
 	serving.BindAddress, serving.BindPort, serving.Required = s.options.BindAddress, s.options.SecurePort, true
 	serving.Listener = api
-	serving.ServerCert.CertKey = genericoptions.CertKey{CertFile: creds.certFile, KeyFile: creds.keyFile}
 	serving.HTTP2MaxStreamsPerConnection = 1000
 	if err := serving.ApplyTo(&s.secure); err != nil {
 		return fmt.Errorf("--bind-address, --secure-port: %w", err)
 	}
-	clientCA, err := dynamiccertificates.NewDynamicCAContentFromFile("client-ca", creds.clientCAFile)
-	if err != nil {
-		return err
-	}
-	s.secure.ClientCA = clientCA
+	s.secure.Cert, s.secure.ClientCA = creds, creds
 	return nil
 }
 
@@ -457,6 +437,9 @@ func (s *Server) prepareData(ctx context.Context) error {
 		return err
 	}
 	if err := s.clusters.EnsureDefaults(ctx); err != nil {
+		return err
+	}
+	if err := s.keeper.ensureAdmin(ctx); err != nil {
 		return err
 	}
 	return s.warm.wait(ctx)

@@ -4,7 +4,9 @@ package authn
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
@@ -30,18 +32,17 @@ const (
 	// ExtraClusterUID is the key of that virtual cluster's UID: an identity does not
 	// outlive the virtual cluster it was issued for, whatever is later named like it.
 	ExtraClusterUID = ExtraPrefix + "virtual-cluster-uid"
+	// ExtraKubeconfig is the key of the name of the Kubeconfig that records the
+	// certificate: who deletes that revokes it.
+	ExtraKubeconfig = ExtraPrefix + "kubeconfig"
 
 	uriScheme = "vmesh"
 )
 
-// ClusterURI is what binds a certificate to a virtual cluster, as a URI in its subject
-// alternative names. The UID of the root is empty.
-func ClusterURI(cluster, uid string) *url.URL {
-	u := &url.URL{Scheme: uriScheme, Host: "clusters", Path: "/" + cluster}
-	if uid != "" {
-		u.Path += "/" + uid
-	}
-	return u
+// KubeconfigURI is what binds a certificate to a virtual cluster and to its record, as a
+// URI in its subject alternative names. The UID of the root is empty.
+func KubeconfigURI(cluster, uid, kubeconfig string) *url.URL {
+	return &url.URL{Scheme: uriScheme, Host: "clusters", Path: "/" + cluster + "/" + uid + "/" + kubeconfig}
 }
 
 // Clusters knows the virtual clusters that there are.
@@ -50,37 +51,72 @@ type Clusters interface {
 	UID(ctx context.Context, cluster string) (string, bool)
 }
 
-// New authenticates by client certificates of the authorities, and lets callers without
-// one be anonymous. A certificate that is not bound, or is bound to another virtual
-// cluster than the request is for, is refused.
-func New(verify x509request.VerifyOptionFunc, clusters Clusters) authenticator.Request {
-	certificates := newVerified(x509request.NewDynamic(verify, x509request.UserConversionFunc(fromCertificate)))
-	return union.NewFailOnError(&bound{certificates, clusters}, anonymous.NewAuthenticator(nil))
+// Kubeconfigs knows the certificates that are recorded, and not revoked.
+type Kubeconfigs interface {
+	// Good says whether there is a record of that name, of the certificate with that
+	// fingerprint (SHA-256 in hexadecimal).
+	Good(ctx context.Context, name, fingerprint string) (bool, error)
 }
+
+// New authenticates by client certificates of the authorities, and lets callers without
+// one be anonymous. A certificate that is not bound, is not recorded, or is bound to
+// another virtual cluster than the request is for, is refused.
+func New(verify x509request.VerifyOptionFunc, clusters Clusters, kubeconfigs Kubeconfigs) authenticator.Request {
+	certificates := newVerified(x509request.NewDynamic(verify, x509request.UserConversionFunc(fromCertificate)))
+	return union.NewFailOnError(&bound{certificates, clusters, kubeconfigs}, anonymous.NewAuthenticator(nil))
+}
+
+// credentialID begins what Kubernetes, too, calls a certificate in a user's extra.
+const credentialID = "X509SHA256="
 
 func fromCertificate(chain []*x509.Certificate) (*authenticator.Response, bool, error) {
 	leaf := chain[0]
 	if leaf.Subject.CommonName == "" {
 		return nil, false, errors.New("the client certificate names no user: its common name is empty")
 	}
+	binding, err := bindingOf(leaf)
+	if err != nil {
+		return nil, false, err
+	}
+	sum := sha256.Sum256(leaf.Raw)
+	return &authenticator.Response{User: &user.DefaultInfo{
+		Name:   leaf.Subject.CommonName,
+		Groups: append(slices.Clone(leaf.Subject.Organization), user.AllAuthenticated),
+		Extra: map[string][]string{
+			ExtraCluster: {binding[0]}, ExtraClusterUID: {binding[1]}, ExtraKubeconfig: {binding[2]},
+			user.CredentialIDKey: {credentialID + hex.EncodeToString(sum[:])},
+		},
+	}}, true, nil
+}
+
+// bindingOf are the virtual cluster, its UID and the record that a certificate is bound to.
+func bindingOf(leaf *x509.Certificate) ([]string, error) {
 	for _, uri := range leaf.URIs {
 		if uri.Scheme != uriScheme || uri.Host != "clusters" {
 			continue
 		}
-		cluster, uid, _ := strings.Cut(strings.TrimPrefix(uri.Path, "/"), "/")
-		return &authenticator.Response{User: &user.DefaultInfo{
-			Name:   leaf.Subject.CommonName,
-			Groups: append(slices.Clone(leaf.Subject.Organization), user.AllAuthenticated),
-			Extra:  map[string][]string{ExtraCluster: {cluster}, ExtraClusterUID: {uid}},
-		}}, true, nil
+		if parts := strings.Split(strings.TrimPrefix(uri.Path, "/"), "/"); len(parts) == 3 {
+			return parts, nil
+		}
+		return nil, errors.New("the client certificate is not recorded: ask for a new kubeconfig")
 	}
-	return nil, false, errors.New("the client certificate is bound to no virtual cluster")
+	return nil, errors.New("the client certificate is bound to no virtual cluster")
+}
+
+// RecordOf is the name of the Kubeconfig that records a certificate, or empty.
+func RecordOf(leaf *x509.Certificate) string {
+	binding, err := bindingOf(leaf)
+	if err != nil {
+		return ""
+	}
+	return binding[2]
 }
 
 // bound refuses identities of other virtual clusters.
 type bound struct {
 	authenticator.Request
-	clusters Clusters
+	clusters    Clusters
+	kubeconfigs Kubeconfigs
 }
 
 func (b *bound) AuthenticateRequest(req *http.Request) (*authenticator.Response, bool, error) {
@@ -90,6 +126,9 @@ func (b *bound) AuthenticateRequest(req *http.Request) (*authenticator.Response,
 	}
 	here, err := logical.Cluster(req.Context())
 	if err != nil {
+		return nil, false, err
+	}
+	if err := b.recorded(req.Context(), resp.User); err != nil {
 		return nil, false, err
 	}
 	of, uid := first(resp.User, ExtraCluster), first(resp.User, ExtraClusterUID)
@@ -106,6 +145,19 @@ func (b *bound) AuthenticateRequest(req *http.Request) (*authenticator.Response,
 	return resp, true, nil
 }
 
+// recorded is an error when the certificate's record is gone.
+func (b *bound) recorded(ctx context.Context, u user.Info) error {
+	name := first(u, ExtraKubeconfig)
+	good, err := b.kubeconfigs.Good(ctx, name, strings.TrimPrefix(first(u, user.CredentialIDKey), credentialID))
+	if err != nil {
+		return fmt.Errorf("looking for kubeconfig %q: %w", name, err)
+	}
+	if !good {
+		return fmt.Errorf("kubeconfig %q has been revoked", name)
+	}
+	return nil
+}
+
 func first(u user.Info, key string) string {
 	if v := u.GetExtra()[key]; len(v) == 1 {
 		return v[0]
@@ -115,3 +167,6 @@ func first(u user.Info, key string) string {
 
 // Cluster is the virtual cluster that a user's identity belongs to, or empty.
 func Cluster(u user.Info) string { return first(u, ExtraCluster) }
+
+// Kubeconfig is the name of the record of the certificate that a user has shown, or empty.
+func Kubeconfig(u user.Info) string { return first(u, ExtraKubeconfig) }
