@@ -45,8 +45,8 @@ func Reference(o *object.Object) corev1.ObjectReference {
 
 // Event tells of something in a virtual cluster, or in logical.Root: kind is
 // corev1.EventTypeNormal or EventTypeWarning, reason a word in CamelCase. What is told
-// again on the same day, with the same words and of the same object, is told once,
-// whichever of several servers is first. What is of no namespace goes to default. An
+// again on the same day, with the same words and of the same object, while the event is
+// kept, is told once, whichever of several servers is first. What is of no namespace goes to default. An
 // event that cannot be written is logged: it is no reason to fail.
 func (r *Recorder) Event(ctx context.Context, cluster string, about corev1.ObjectReference, kind, reason, message string) {
 	if err := r.write(ctx, cluster, about, kind, reason, message, time.Now()); err != nil && ctx.Err() == nil {

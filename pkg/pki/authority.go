@@ -193,7 +193,7 @@ func (a *Authority) Maintain() ([]string, error) {
 			if err != nil {
 				return nil, err
 			}
-			notes = append(notes, fmt.Sprintf("%s: %s is trusted from now on and signs from %s on", a.Name, following.cert.Subject.CommonName, begins.UTC().Format(time.RFC3339)))
+			notes = append(notes, fmt.Sprintf("%s: %s is trusted from now on and signs from %s on; other servers on the same etcd need copies of its files before", a.Name, following.cert.Subject.CommonName, begins.UTC().Format(time.RFC3339)))
 			members = slices.Insert(slices.Clone(members), 0, following)
 		}
 		return slices.DeleteFunc(slices.Clone(members), func(m member) bool {

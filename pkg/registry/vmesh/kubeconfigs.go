@@ -56,6 +56,10 @@ const (
 	warnPart   = 10
 	// warnEvery is how often programs other than kubectl are told.
 	warnEvery = time.Hour
+	// tellEvery is how often there is an event about one that expires soon, and tellMost how
+	// many there are of one sweep.
+	tellEvery = 24 * time.Hour
+	tellMost  = 100
 )
 
 // ErrRevoked is why the requests that were under way with a kubeconfig have ended.
@@ -83,6 +87,7 @@ type certificate struct {
 	created, expires     time.Time
 	revision             uint64 // guarded by Kubeconfigs.mu
 	lastUsed, lastWarned sharedTime
+	lastTold             sharedTime
 }
 
 // NewKubeconfigs makes an index that knows nothing yet.
@@ -185,6 +190,9 @@ func Fingerprint(der []byte) string {
 // Good implements authn.Kubeconfigs: it says whether there is a record of a certificate.
 // What the watch has not shown yet is looked up in etcd.
 func (k *Kubeconfigs) Good(ctx context.Context, name, fingerprint string) (bool, error) {
+	if name == "" {
+		return false, nil
+	}
 	if c, ok := k.known.Load(name); ok {
 		return c.(*certificate).fingerprint == fingerprint, nil
 	}
@@ -413,7 +421,7 @@ func (k *Kubeconfigs) writeLastUsed(ctx context.Context, name string, at time.Ti
 // are used and expire soon.
 func (k *Kubeconfigs) sweep(ctx context.Context, now time.Time) {
 	const day = 24 * time.Hour
-	count := map[string]int{}
+	count, told := map[string]int{}, 0
 	k.known.Range(func(key, v any) bool {
 		name, c := key.(string), v.(*certificate)
 		left := c.expires.Sub(now)
@@ -436,7 +444,8 @@ func (k *Kubeconfigs) sweep(ctx context.Context, now time.Time) {
 			count["later"]++
 		}
 		// Of one that nobody has used, nobody will miss anything.
-		if c.endsSoon(now) && !c.lastUsed.never() && k.Record != nil {
+		if c.endsSoon(now) && !c.lastUsed.never() && k.Record != nil && told < tellMost && c.lastTold.passed(now, tellEvery) {
+			told++
 			if obj, err := k.store.Get(RootContext(ctx), name, &metav1.GetOptions{ResourceVersion: "0"}); err == nil {
 				k.Record(ctx, obj.(*object.Object), "ExpiresSoon", fmt.Sprintf("The kubeconfig expires on %s: give its user a new one.", c.expires.UTC().Format(time.RFC3339)))
 			}
