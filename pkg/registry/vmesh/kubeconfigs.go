@@ -427,7 +427,7 @@ func (k *Kubeconfigs) sweep(ctx context.Context, now time.Time) {
 		left := c.expires.Sub(now)
 		switch {
 		case left < -keptExpired:
-			if _, _, err := k.store.Delete(RootContext(ctx), name, nil, &metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+			if _, _, err := k.store.Delete(RootContext(ctx), name, rest.ValidateAllObjectFunc, &metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
 				klog.FromContext(ctx).Error(err, "Removing an expired kubeconfig failed", "kubeconfig", name)
 			}
 			return ctx.Err() == nil
