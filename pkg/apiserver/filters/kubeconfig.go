@@ -16,12 +16,12 @@ import (
 type Kubeconfigs interface {
 	// Used notes a use, and gives what the user is to be warned of.
 	Used(kubeconfig string, now time.Time, kubectl bool) (warning string)
-	// While gives a context that ends when a kubeconfig is revoked. done must be called.
+	// While gives a context that ends when a kubeconfig is revoked or expires. done must be called.
 	While(ctx context.Context, kubeconfig string) (_ context.Context, done func())
 }
 
 // WithKubeconfigs notes when kubeconfigs are used, warns those who hold one that expires
-// soon, and ends watches when theirs is revoked. It comes after authentication and
+// soon, and ends watches when theirs is revoked or expires. It comes after authentication and
 // before impersonation: it is about the caller's own credentials.
 func WithKubeconfigs(handler http.Handler, kubeconfigs Kubeconfigs, longRunning request.LongRunningRequestCheck) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {

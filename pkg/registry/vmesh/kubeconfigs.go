@@ -62,8 +62,11 @@ const (
 	tellMost  = 100
 )
 
-// ErrRevoked is why the requests that were under way with a kubeconfig have ended.
-var ErrRevoked = errors.New("the kubeconfig was revoked")
+// Why the requests that were under way with a kubeconfig have ended.
+var (
+	ErrRevoked = errors.New("the kubeconfig was revoked")
+	ErrExpired = errors.New("the kubeconfig has expired")
+)
 
 // Kubeconfigs knows which client certificates are good: those that there is a record of.
 // It is a logical.Observer of the records, and safe for concurrent use.
@@ -297,7 +300,8 @@ func (k *Kubeconfigs) revoke(name string) {
 	delete(k.open, name)
 }
 
-// While gives a context that ends when a kubeconfig is revoked. done must be called.
+// While gives a context that ends when a kubeconfig is revoked or expires. done must be
+// called.
 func (k *Kubeconfigs) While(ctx context.Context, name string) (_ context.Context, done func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	k.mu.Lock()
@@ -310,7 +314,12 @@ func (k *Kubeconfigs) While(ctx context.Context, name string) (_ context.Context
 	if revoked { // since it was authenticated
 		cancel(ErrRevoked)
 	}
+	stop := func() bool { return true }
+	if c, ok := k.known.Load(name); ok {
+		stop = time.AfterFunc(time.Until(c.(*certificate).expires), func() { cancel(ErrExpired) }).Stop
+	}
 	return ctx, func() {
+		stop()
 		cancel(nil)
 		k.mu.Lock()
 		defer k.mu.Unlock()

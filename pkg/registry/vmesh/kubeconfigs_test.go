@@ -151,3 +151,36 @@ func TestHoldersAreWarnedBeforeTheEnd(t *testing.T) {
 		})
 	}
 }
+
+func TestAWatchEndsWhenItsCertificateExpires(t *testing.T) {
+	k := NewKubeconfigs()
+	k.know(recordOf(t, "a", "f", 1, -time.Second, false))
+	ctx, done := k.While(t.Context(), "a")
+	defer done()
+	select {
+	case <-ctx.Done():
+		if cause := context.Cause(ctx); !errors.Is(cause, ErrExpired) {
+			t.Error(cause)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it goes on")
+	}
+}
+
+// What every request with a kubeconfig pays.
+func BenchmarkRequest(b *testing.B) {
+	k := NewKubeconfigs()
+	o := &object.Object{}
+	if err := o.UnmarshalJSON([]byte(`{"apiVersion":"vmesh.io/v1alpha1","kind":"Kubeconfig","metadata":{"name":"a","resourceVersion":"1","creationTimestamp":"2026-01-01T00:00:00Z"},` +
+		`"spec":{"virtualCluster":"shop","user":"alice","expires":"2126-01-01T00:00:00Z","fingerprint":"f"}}`)); err != nil {
+		b.Fatal(err)
+	}
+	k.know(o)
+	b.ReportAllocs()
+	for b.Loop() {
+		if good, err := k.Good(b.Context(), "a", "f"); !good || err != nil {
+			b.Fatal(err)
+		}
+		k.Used("a", time.Now(), false)
+	}
+}
