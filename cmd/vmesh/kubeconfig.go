@@ -147,7 +147,7 @@ which records what it has signed: see vmesh kubeconfig list and revoke.`,
 	cmd.Flags().StringSliceVar(&o.request.Groups, "group", nil, "The user's groups, instead of the administrators' (system:masters); may be given several times.")
 	cmd.Flags().DurationVar(&o.ttl, "ttl", 365*24*time.Hour, "How long it is good, from 10m to 87600h.")
 	cmd.Flags().StringVarP(&o.file, "output", "o", "", "The file to write, which must not exist yet but with --merge; by default it is printed.")
-	cmd.Flags().BoolVar(&o.merge, "merge", false, "Add the contexts to the file of --output, or without that to the one that kubectl uses. Its current context stays.")
+	cmd.Flags().BoolVar(&o.merge, "merge", false, "Add the contexts to the file of --output, or without that to the one that kubectl uses, in the place of those of the same names. Its current context stays.")
 	_ = cmd.MarkFlagFilename("output")
 	return cmd
 }
@@ -216,7 +216,11 @@ func (o *createOptions) write(cmd *cobra.Command, config *clientcmdapi.Config, f
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return err
 	}
-	if err := pki.WriteFile(file, data, 0o600); err != nil {
+	target := file
+	if linked, err := filepath.EvalSymlinks(file); err == nil {
+		target = linked // a link stays one
+	}
+	if err := pki.WriteFile(target, data, 0o600); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(cmd.ErrOrStderr(), "wrote %s\n", file)

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -122,6 +123,14 @@ func TestTheAdministratorsKubeconfigOutlivesRestartsAndIsReplacedWhenRevoked(t *
 	defer stop()
 	if second, err := os.ReadFile(o.AdminKubeconfig()); err != nil || !bytes.Equal(first, second) {
 		t.Errorf("a restart made another: %v", err)
+	}
+	certificates, err := Certificates(o.DataDir)
+	var names []string
+	for _, c := range certificates {
+		names = append(names, c.Name+" "+c.State)
+	}
+	if want := []string{"client-ca Signs", "server-ca Signs", "serving In use", "admin In use"}; err != nil || !slices.Equal(names, want) {
+		t.Errorf("the certificates are %q, %v", names, err)
 	}
 	kubeconfigs := func(config *rest.Config) *rest.Request {
 		return in(t, config, "").RESTClient().Get().AbsPath("/apis/" + v1alpha1.GroupVersion.String() + "/kubeconfigs")

@@ -214,7 +214,8 @@ func (k *Kubeconfigs) Good(ctx context.Context, name, fingerprint string) (bool,
 	}
 	o := obj.(*object.Object)
 	record, err := decodeKubeconfig(o)
-	return err == nil && o.DeletionTimestamp == nil && record.Spec.Fingerprint == fingerprint, err
+	// One that cannot be read vouches for nothing.
+	return err == nil && o.DeletionTimestamp == nil && record.Spec.Fingerprint == fingerprint, nil
 }
 
 func decodeKubeconfig(o *object.Object) (*v1alpha1.Kubeconfig, error) {
