@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/url"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,6 +23,7 @@ import (
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 	"github.com/vmesh-io/vmesh/pkg/apiserver"
@@ -88,87 +91,180 @@ func (a *rootAccess) client() (*rest.RESTClient, error) {
 
 func newKubeconfigCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "kubeconfig",
-		Short:   "Give people and programs access to a virtual cluster",
-		Example: `  vmesh kubeconfig create default > team.kubeconfig`,
-		Args:    noArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Use:   "kubeconfig",
+		Short: "Give people and programs access to virtual clusters, and take it back",
+		Example: `  vmesh kubeconfig create default > team.kubeconfig
+  vmesh kubeconfig list
+  vmesh kubeconfig revoke default-admin-x7k2p`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newKubeconfigCreateCommand())
+	cmd.AddCommand(newKubeconfigCreateCommand(), newKubeconfigListCommand(), newKubeconfigRevokeCommand())
 	return cmd
 }
 
+// createOptions are what kubeconfig create takes.
+type createOptions struct {
+	access  rootAccess
+	request v1alpha1.KubeconfigRequestSpec
+	ttl     time.Duration
+	file    string
+	merge   bool
+}
+
 func newKubeconfigCreateCommand() *cobra.Command {
-	var access rootAccess
-	var request v1alpha1.KubeconfigRequestSpec
-	var ttl time.Duration
+	var o createOptions
 	cmd := &cobra.Command{
-		Use:   "create NAME",
-		Short: "Print a new kubeconfig for virtual cluster NAME",
-		Long: `Print a new kubeconfig for virtual cluster NAME, or for the root if NAME is root. Without
---group its user is an administrator there; with --group the user may do what RBAC there gives
-to the user and the groups. A virtual cluster's identities are nobody elsewhere. The private
-key is made here and is not sent to the server.`,
+		Use:   "create NAME...",
+		Short: "Make a kubeconfig for virtual clusters",
+		Long: `Make a kubeconfig for the virtual clusters that are named, with a context for each, and print
+it. NAME root is the root itself. Without --group its user is an administrator there; with
+--group the user may do what RBAC there gives to the user and the groups. A virtual cluster's
+identities are nobody elsewhere. The private keys are made here and are not sent to the server,
+which records what it has signed: see vmesh kubeconfig list and revoke.`,
 		Example: `  # On the server's machine
   vmesh kubeconfig create default --data-dir data > default.kubeconfig
 
   # From another machine, for a pipeline, good for a day
-  vmesh kubeconfig create shop --kubeconfig admin.kubeconfig --user deployer --ttl 24h > shop.kubeconfig`,
-		Args:              oneArg("NAME"),
-		ValidArgsFunction: access.completeClusters,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if request.User == "" {
-				return errors.New("--user: must not be empty")
+  vmesh kubeconfig create shop --kubeconfig admin.kubeconfig --user deployer --ttl 24h > shop.kubeconfig
+
+  # One file for a person who works in three virtual clusters
+  vmesh kubeconfig create shop bank lab --user alice --group developers -o alice.kubeconfig
+
+  # Add contexts to the file that kubectl uses
+  vmesh kubeconfig create shop bank --user alice --merge`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return seeHelp(cmd, fmt.Errorf("%s takes at least one NAME, and was given none", cmd.CommandPath()))
 			}
-			if ttl < minTTL || ttl > maxTTL {
-				return fmt.Errorf("--ttl: %s is not from 10m to 87600h", ttl)
-			}
-			client, err := access.client()
-			if err != nil {
-				return err
-			}
-			seconds := int64(ttl.Seconds())
-			request.ExpirationSeconds = &seconds
-			waiting, answered := context.WithCancel(cmd.Context())
-			defer answered()
-			go tellProgress(waiting, cmd.ErrOrStderr(), progressAfter, progressEvery, func() string {
-				return client.Get().URL().Host + " has not answered"
-			})
-			data, err := createKubeconfig(cmd.Context(), client, args[0], request)
-			answered()
-			if err != nil {
-				return err
-			}
-			_, err = cmd.OutOrStdout().Write(data)
-			return err
+			return nil
 		},
+		ValidArgsFunction: o.access.completeMoreClusters,
+		RunE:              func(cmd *cobra.Command, args []string) error { return o.run(cmd, args) },
 	}
-	access.addFlags(cmd)
-	cmd.Flags().StringVar(&request.User, "user", "admin", "The user's name.")
-	cmd.Flags().StringSliceVar(&request.Groups, "group", nil, "The user's groups, instead of the administrators' (system:masters); may be given several times.")
-	cmd.Flags().DurationVar(&ttl, "ttl", 365*24*time.Hour, "How long it is good, from 10m to 87600h.")
+	o.access.addFlags(cmd)
+	cmd.Flags().StringVar(&o.request.User, "user", "admin", "The user's name.")
+	cmd.Flags().StringSliceVar(&o.request.Groups, "group", nil, "The user's groups, instead of the administrators' (system:masters); may be given several times.")
+	cmd.Flags().DurationVar(&o.ttl, "ttl", 365*24*time.Hour, "How long it is good, from 10m to 87600h.")
+	cmd.Flags().StringVarP(&o.file, "output", "o", "", "The file to write, which must not exist yet but with --merge; by default it is printed.")
+	cmd.Flags().BoolVar(&o.merge, "merge", false, "Add the contexts to the file of --output, or without that to the one that kubectl uses, in the place of those of the same names. Its current context stays.")
+	_ = cmd.MarkFlagFilename("output")
 	return cmd
 }
 
-func createKubeconfig(ctx context.Context, client *rest.RESTClient, cluster string, spec v1alpha1.KubeconfigRequestSpec) ([]byte, error) {
+func (o *createOptions) run(cmd *cobra.Command, names []string) error {
+	if o.request.User == "" {
+		return errors.New("--user: must not be empty")
+	}
+	if o.ttl < minTTL || o.ttl > maxTTL {
+		return fmt.Errorf("--ttl: %s is not from 10m to 87600h", o.ttl)
+	}
+	into := clientcmdapi.NewConfig()
+	file := o.file
+	if o.merge {
+		if file == "" {
+			file = clientcmd.NewDefaultClientConfigLoadingRules().GetDefaultFilename()
+		}
+		loaded, err := clientcmd.LoadFromFile(file)
+		switch {
+		case err == nil:
+			into = loaded
+		case !errors.Is(err, fs.ErrNotExist):
+			return fmt.Errorf("--merge: %s: %w", file, err)
+		}
+	} else if file != "" {
+		if _, err := os.Stat(file); err == nil {
+			return fmt.Errorf("--output: %s exists: give another name, or --merge to add to it", file)
+		}
+	}
+	seconds := int64(o.ttl.Seconds())
+	o.request.ExpirationSeconds = &seconds
+	client, err := o.access.client()
+	if err != nil {
+		return err
+	}
+	waiting, answered := context.WithCancel(cmd.Context())
+	defer answered()
+	go tellProgress(waiting, cmd.ErrOrStderr(), progressAfter, progressEvery, func() string {
+		return client.Get().URL().Host + " has not answered"
+	})
+	records, err := createKubeconfigs(cmd.Context(), client, names, o.request, into)
+	answered()
+	if err == nil {
+		err = o.write(cmd, into, file)
+	}
+	if err != nil {
+		// What nobody has got is worth nothing, and should not look as if it were.
+		for _, record := range records {
+			if revokeErr := client.Delete().Resource("kubeconfigs").Name(record).Do(context.WithoutCancel(cmd.Context())).Error(); revokeErr != nil {
+				err = fmt.Errorf("%w\nKubeconfig %s was made for nobody and could not be revoked: %w", err, record, revokeErr)
+			}
+		}
+	}
+	return err
+}
+
+func (o *createOptions) write(cmd *cobra.Command, config *clientcmdapi.Config, file string) error {
+	data, err := clientcmd.Write(*config)
+	if err != nil {
+		return err
+	}
+	if file == "" {
+		_, err = cmd.OutOrStdout().Write(data)
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return err
+	}
+	target := file
+	if linked, err := filepath.EvalSymlinks(file); err == nil {
+		target = linked // a link stays one
+	}
+	if err := pki.WriteFile(target, data, 0o600); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(cmd.ErrOrStderr(), "wrote %s\n", file)
+	return err
+}
+
+// createKubeconfigs asks for access to virtual clusters and adds it to a kubeconfig, with
+// a context for each. records are those that were made, also where one could not be.
+func createKubeconfigs(ctx context.Context, client *rest.RESTClient, names []string, spec v1alpha1.KubeconfigRequestSpec, into *clientcmdapi.Config) (records []string, err error) {
+	for _, name := range names {
+		record, made, err := createKubeconfig(ctx, client, name, spec)
+		if err != nil {
+			return records, err
+		}
+		records = append(records, record)
+		maps.Copy(into.Clusters, made.Clusters)
+		maps.Copy(into.AuthInfos, made.AuthInfos)
+		maps.Copy(into.Contexts, made.Contexts)
+		if into.CurrentContext == "" {
+			into.CurrentContext = made.CurrentContext
+		}
+	}
+	return records, nil
+}
+
+func createKubeconfig(ctx context.Context, client *rest.RESTClient, cluster string, spec v1alpha1.KubeconfigRequestSpec) (record string, _ *clientcmdapi.Config, err error) {
 	key, keyPEM, err := pki.NewKey()
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	if spec.Request, err = pki.NewRequest(key); err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	var answer v1alpha1.KubeconfigRequest
 	err = client.Post().Resource("virtualclusters").Name(cluster).SubResource("kubeconfig").
 		Body(&v1alpha1.KubeconfigRequest{Spec: spec}).Do(ctx).Into(&answer)
 	switch {
 	case apierrors.IsNotFound(err):
-		return nil, fmt.Errorf("there is no virtual cluster %q: see kubectl get virtualclusters", cluster)
+		return "", nil, fmt.Errorf("there is no virtual cluster %q: see kubectl get virtualclusters", cluster)
 	case err != nil:
-		return nil, fmt.Errorf("asking for access to virtual cluster %s: %w%s", cluster, err, accessRemedy(err))
+		return "", nil, fmt.Errorf("asking for access to virtual cluster %s: %w%s", cluster, err, accessRemedy(err))
 	}
 	status := answer.Status
-	return clientcmd.Write(*apiserver.Kubeconfig(cluster, status.Server, spec.User, status.CertificateAuthority, status.Certificate, keyPEM))
+	return status.Kubeconfig, apiserver.Kubeconfig(cluster, status.Server, spec.User, status.CertificateAuthority, status.Certificate, keyPEM), nil
 }
 
 // accessRemedy says what to do when the server cannot be asked.
@@ -177,31 +273,42 @@ func accessRemedy(err error) string {
 	var wrongHost x509.HostnameError
 	switch {
 	case utilnet.IsConnectionRefused(err):
-		return "\nIs the server running, and is the kubeconfig of its present address? It is written at each start"
+		return "\nIs the server running, and is the kubeconfig of its present address? A start writes admin.kubeconfig anew"
 	case errors.As(err, &unknownCA):
 		return "\nThe kubeconfig is of another server than the one that answers"
 	case errors.As(err, &wrongHost):
 		return "\nStart the server with --tls-host for the name by which it is reached"
 	case apierrors.IsUnauthorized(err):
-		return "\nThe kubeconfig has expired or is of another server: take admin.kubeconfig from the data directory anew"
+		return "\nThe kubeconfig has expired, was revoked or is of another server: take admin.kubeconfig from the data directory anew"
 	case apierrors.IsForbidden(err):
 		return "\nGive the kubeconfig of the root's administrator: admin.kubeconfig in the data directory"
 	}
 	return ""
 }
 
-// completeClusters completes the names of virtual clusters.
+// completeClusters completes the name of a virtual cluster.
 func (a *rootAccess) completeClusters(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
+	return a.completeNames(cmd, "virtualclusters", nil)
+}
+
+// completeMoreClusters completes names of virtual clusters.
+func (a *rootAccess) completeMoreClusters(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return a.completeNames(cmd, "virtualclusters", args)
+}
+
+// completeNames completes names of objects in the root that were not given yet.
+func (a *rootAccess) completeNames(cmd *cobra.Command, resource string, given []string) ([]string, cobra.ShellCompDirective) {
 	client, err := a.client()
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	data, err := client.Get().Resource("virtualclusters").DoRaw(cmd.Context())
+	data, err := client.Get().Resource(resource).DoRaw(cmd.Context())
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	return clusterNames(data), cobra.ShellCompDirectiveNoFileComp
+	names := slices.DeleteFunc(objectNames(data), func(name string) bool { return slices.Contains(given, name) })
+	return names, cobra.ShellCompDirectiveNoFileComp
 }

@@ -6,9 +6,9 @@ import (
 	goruntime "runtime"
 
 	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
-	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 	"github.com/vmesh-io/vmesh/pkg/version"
 )
 
@@ -51,15 +51,15 @@ func newVersionCommand() *cobra.Command {
 	return cmd
 }
 
-// clusterNames reads the names out of a list of virtual clusters.
-func clusterNames(data []byte) []string {
-	var list v1alpha1.VirtualClusterList
+// objectNames reads the names out of a list of objects.
+func objectNames(data []byte) []string {
+	var list metav1.PartialObjectMetadataList
 	if err := json.Unmarshal(data, &list); err != nil {
 		return nil
 	}
 	names := make([]string, 0, len(list.Items))
-	for _, vc := range list.Items {
-		names = append(names, vc.Name)
+	for i := range list.Items {
+		names = append(names, list.Items[i].Name)
 	}
 	return names
 }

@@ -45,7 +45,7 @@ type clusters interface {
 // write costs. Audit and tracing are in it when they are configured. Impersonation is its
 // own: it ends at the virtual cluster.
 func buildChain(handler http.Handler, c *genericapiserver.Config, writes *handlers.Handlers, deprecations map[schema.GroupVersionResource]string,
-	z *authz.Authorizer, clusters clusters, life *lifecycle, tracer tracing.TracerProvider) http.Handler {
+	z *authz.Authorizer, clusters clusters, kubeconfigs filters.Kubeconfigs, life *lifecycle, tracer tracing.TracerProvider) http.Handler {
 	handler = filters.WithDeprecations(writes.Or(handler), deprecations)
 	handler = filters.WithState(handler, clusters, c.Serializer)
 	handler = genericapifilters.WithAuthorization(handler, c.Authorization.Authorizer, c.Serializer)
@@ -54,6 +54,7 @@ func buildChain(handler http.Handler, c *genericapiserver.Config, writes *handle
 	handler = filters.WithRoles(handler, z, c.Serializer)
 	handler = withAudit(handler, c)
 	handler = withTracing(handler, tracer)
+	handler = filters.WithKubeconfigs(handler, kubeconfigs, c.LongRunningFunc)
 	failed := withFailedAudit(genericapifilters.Unauthorized(c.Serializer), c)
 	handler = genericapifilters.WithAuthentication(handler, c.Authentication.Authenticator, failed, c.Authentication.APIAudiences, nil)
 	// Inside the timeout, which makes adding headers safe.

@@ -64,6 +64,7 @@ type endpointConfig struct {
 	authorizer    *authz.Authorizer
 	tokens        *tokens
 	clusters      clusters
+	kubeconfigs   filters.Kubeconfigs
 	life          *lifecycle
 	audit         audit.Backend             // nil for none
 	auditPolicy   audit.PolicyRuleEvaluator // nil for none
@@ -112,7 +113,7 @@ func newEndpoint(c endpointConfig) (*endpoint, error) {
 	})
 	config.BuildHandlerChainFunc = func(handler http.Handler, generic *genericapiserver.Config) http.Handler {
 		handler = filters.WithMediaTypes(handler, e.codec.Typed, generic.Serializer)
-		handler = buildChain(handler, generic, writes, e.codec.Deprecations(), z, c.clusters, c.life, c.tracer)
+		handler = buildChain(handler, generic, writes, e.codec.Deprecations(), z, c.clusters, c.kubeconfigs, c.life, c.tracer)
 		if c.wrap != nil {
 			handler = c.wrap(handler)
 		}

@@ -51,6 +51,8 @@ type Options struct {
 	Audit *genericoptions.AuditOptions
 	// TracingConfigFile is a TracingConfiguration of apiserver.config.k8s.io.
 	TracingConfigFile string
+
+	lifetimes lifetimes
 }
 
 // EtcdOptions name an etcd cluster to use in place of the embedded one.
@@ -75,6 +77,7 @@ func NewOptions() *Options {
 
 		TenantWebhookDeny: extension.DefaultDeny(),
 		Audit:             genericoptions.NewAuditOptions(),
+		lifetimes:         usualLifetimes(),
 	}
 }
 

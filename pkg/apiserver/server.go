@@ -2,7 +2,6 @@ package apiserver
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -18,12 +17,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/audit"
-	"k8s.io/apiserver/pkg/authentication/authenticator"
 	genericapiserver "k8s.io/apiserver/pkg/server"
-	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
 	"k8s.io/apiserver/pkg/storage/value"
-	"k8s.io/client-go/util/cert"
 	"k8s.io/component-base/tracing"
 	"k8s.io/klog/v2"
 
@@ -67,6 +63,7 @@ type Server struct {
 	authorizer *authz.Authorizer
 	issuers    *oidc.Authenticator // nil: none but vmesh
 	extension  *extension.Plugin
+	keeper     *keeper
 
 	audit       audit.Backend             // nil for none
 	auditPolicy audit.PolicyRuleEvaluator // nil for none
@@ -152,7 +149,8 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 // assemble makes the kinds, their storage and the two endpoints.
 func (s *Server) assemble(creds *credentials) error {
 	s.clusters = vmesh.NewClusters(s.backend, s.options.clusterURL)
-	virtualClusters, meshes, kubeconfigs, analyses, err := vmeshkinds.Kinds(s.clusters.Hooks())
+	records := vmesh.NewKubeconfigs()
+	virtualClusters, meshes, kubeconfigs, kubeconfigRequests, analyses, err := vmeshkinds.Kinds(s.clusters.Hooks(), records.Hooks())
 	if err != nil {
 		return err
 	}
@@ -165,10 +163,10 @@ func (s *Server) assemble(creds *credentials) error {
 		return err
 	}
 	definitions, core := takeKind(core, schema.GroupKind{Group: "apiextensions.k8s.io", Kind: "CustomResourceDefinition"})
-	s.kinds = slices.Concat(core, mesh, []*kind.Kind{virtualClusters, meshes})
+	s.kinds = slices.Concat(core, mesh, []*kind.Kind{virtualClusters, meshes, kubeconfigs})
 
 	stores := map[schema.GroupResource]*resource.Store{}
-	keeper := quota.New(s.clusters.Limits)
+	quotas := quota.New(s.clusters.Limits)
 	var contents []*resource.Store // of virtual clusters
 	for _, k := range s.kinds {
 		s.resources = append(s.resources, k.GroupResource())
@@ -177,12 +175,12 @@ func (s *Server) assemble(creds *credentials) error {
 			return err
 		}
 		stores[k.GroupResource()] = store
-		if k == virtualClusters || k == meshes {
+		if k == virtualClusters || k == meshes || k == kubeconfigs {
 			continue
 		}
 		contents = append(contents, store)
 		if !uncounted[k.GroupResource()] {
-			store.Storage.Storage = keeper.Count(k, store.Storage.Storage)
+			store.Storage.Storage = quotas.Count(k, store.Storage.Storage)
 		}
 	}
 	for _, group := range []string{"", "events.k8s.io"} {
@@ -192,8 +190,9 @@ func (s *Server) assemble(creds *credentials) error {
 	namespaceREST, finalizeREST := namespace.NewREST(namespaces)
 	clusterStore, meshStore := stores[virtualClusters.GroupResource()], stores[meshes.GroupResource()]
 	s.clusters.Attach(clusterStore, meshStore, namespaces)
-	s.clusters.AttachContents(contents, keeper.Resources())
+	s.clusters.AttachContents(contents, quotas.Resources())
 	namespaceREST.Contents = slices.DeleteFunc(slices.Clone(contents), func(s *resource.Store) bool { return !s.Kind().Namespaced() })
+	s.keepCertificates(creds, records, stores[kubeconfigs.GroupResource()], stores[schema.GroupResource{Resource: "events"}])
 	roles, z, err := s.assembleRBAC(stores)
 	if err != nil {
 		return err
@@ -214,7 +213,7 @@ func (s *Server) assemble(creds *credentials) error {
 				case virtualClusters.GroupResource():
 					g.add(gv, k.Resource(), s.clusters.REST())
 					g.add(gv, k.Resource()+"/status", stores[k.GroupResource()].StatusREST(version))
-					g.add(gv, k.Resource()+"/kubeconfig", s.clusters.KubeconfigREST(kubeconfigs, creds.clients, creds.servers))
+					g.add(gv, k.Resource()+"/kubeconfig", s.clusters.KubeconfigREST(kubeconfigRequests, records, creds.clients, creds.servers))
 					g.add(gv, k.Resource()+"/analysis", s.clusters.AnalysisREST(analyses, analysis.Analyze))
 				case meshes.GroupResource():
 					g.add(gv, k.Resource(), s.clusters.MeshREST())
@@ -237,32 +236,29 @@ func (s *Server) assemble(creds *credentials) error {
 	}
 	var rootGroups, tenantGroups groups
 	serve(&rootGroups, core)
-	serve(&rootGroups, []*kind.Kind{virtualClusters, meshes})
+	serve(&rootGroups, []*kind.Kind{virtualClusters, meshes, kubeconfigs})
 	serve(&tenantGroups, core)
 	serve(&tenantGroups, mesh)
 	tenantGroups.add(definitions.GVK(definitions.StorageVersion()).GroupVersion(), definitions.Resource(),
 		definition.New(definitions, onceObjects(func() ([]*object.Object, error) { return builtin.CRDObjects(mesh) })))
 
-	authenticator, err := s.authenticator(creds, tokens)
-	if err != nil {
-		return err
-	}
+	authenticator := authn.New(creds.VerifyOptions, s.clusters, records, tokens, tokens.nobody)
 	checks := s.readinessChecks()
 	if s.extension, err = s.newExtension(namespaceREST); err != nil {
 		return err
 	}
 	admit := admission.NewChainHandler(vmeshadmission.NewNamespaceLifecycle(namespaceREST, s.clusters.IsSystemNamespace),
-		s.extension, vmeshadmission.NewAnalysis(analysis.Added), vmeshadmission.NewQuota(keeper.Check))
+		s.extension, vmeshadmission.NewAnalysis(analysis.Added), vmeshadmission.NewQuota(quotas.Check))
 	if s.tenant, err = newEndpoint(endpointConfig{
 		name: "virtual-cluster", kinds: slices.Concat(core, mesh, []*kind.Kind{definitions}), storage: tenantGroups,
-		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, tokens: tokens, admission: admit, clusters: s.clusters, life: s.life,
+		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, tokens: tokens, admission: admit, clusters: s.clusters, kubeconfigs: records, life: s.life,
 		audit: s.audit, auditPolicy: s.auditPolicy, tracer: s.tracer,
 	}); err != nil {
 		return err
 	}
 	if s.root, err = newEndpoint(endpointConfig{
-		name: "root", kinds: slices.Concat(core, []*kind.Kind{virtualClusters, meshes, kubeconfigs, analyses}), storage: rootGroups,
-		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, tokens: tokens, admission: admit, clusters: s.clusters, life: s.life, process: true,
+		name: "root", kinds: slices.Concat(core, []*kind.Kind{virtualClusters, meshes, kubeconfigs, kubeconfigRequests, analyses}), storage: rootGroups,
+		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, tokens: tokens, admission: admit, clusters: s.clusters, kubeconfigs: records, life: s.life, process: true,
 		audit: s.audit, auditPolicy: s.auditPolicy, tracer: s.tracer,
 		wrap: func(root http.Handler) http.Handler {
 			return filters.WithCluster(withReasons(root, checks), withReasons(s.tenant.server.Handler, checks))
@@ -277,7 +273,7 @@ func (s *Server) assemble(creds *credentials) error {
 
 	purge := virtualcluster.New(clusterStore, s.backend)
 	settle := virtualcluster.NewSettle(clusterStore, s.clusters)
-	usage := virtualcluster.NewUsage(clusterStore, keeper)
+	usage := virtualcluster.NewUsage(clusterStore, quotas)
 	content := namespacecontroller.New(namespaceREST, finalizeREST, namespaceREST.Contents, admit)
 	s.loops = append(s.loops,
 		s.observe(clusterStore, s.clusters), s.observe(clusterStore, purge), s.observe(namespaces, content),
@@ -290,10 +286,11 @@ func (s *Server) assemble(creds *credentials) error {
 		loop{"warm-up", s.warmUp},
 		loop{"memory", tuneMemory},
 	)
-	s.collectGarbage(stores, admit, keeper, map[schema.GroupResource]garbage.Source{
+	s.collectGarbage(stores, admit, quotas, map[schema.GroupResource]garbage.Source{
 		namespaces.Kind().GroupResource(): {Deleter: namespaceREST},
 		virtualClusters.GroupResource():   {Deleter: s.clusters.REST(), Serves: isRoot},
 		meshes.GroupResource():            {Serves: isRoot},
+		kubeconfigs.GroupResource():       {Serves: isRoot},
 	}, mesh)
 	if err := s.assembleSync(mesh, meshStore, creds); err != nil {
 		return err
@@ -324,7 +321,7 @@ var uncounted = map[schema.GroupResource]bool{
 // collectGarbage adds the garbage collector of all stores, with whose observers the quotas
 // are kept: most changes concern neither. special are those that are
 // not deleted from, or not served, as the others; mesh are the kinds that the root lacks.
-func (s *Server) collectGarbage(stores map[schema.GroupResource]*resource.Store, admit admission.Interface, keeper *quota.Keeper,
+func (s *Server) collectGarbage(stores map[schema.GroupResource]*resource.Store, admit admission.Interface, quotas *quota.Keeper,
 	special map[schema.GroupResource]garbage.Source, mesh []*kind.Kind) {
 	for _, k := range mesh {
 		special[k.GroupResource()] = garbage.Source{Serves: isTenant}
@@ -339,7 +336,7 @@ func (s *Server) collectGarbage(stores map[schema.GroupResource]*resource.Store,
 	collector.Paused = s.clusters.Frozen
 	for _, source := range sources {
 		observers := logical.Observers{collector.Observer(source.Store)}
-		if o := keeper.Observer(source.Store.Kind().GroupResource()); o != nil {
+		if o := quotas.Observer(source.Store.Kind().GroupResource()); o != nil {
 			observers = append(observers, o)
 		}
 		s.loops = append(s.loops, s.observe(source.Store, observers))
@@ -385,18 +382,6 @@ func cachesReady(ready map[schema.GroupResource]error) error {
 	return fmt.Errorf("%d of %d watch caches are not in step with etcd: %s%s", count, len(ready), strings.Join(waiting, "; "), rest)
 }
 
-// authenticator checks client certificates against the authority's file, which is read
-// again when it changes, and bearer tokens.
-func (s *Server) authenticator(creds *credentials, tokens *tokens) (authenticator.Request, error) {
-	pool, err := cert.NewPoolFromBytes(creds.clients.PEM)
-	if err != nil {
-		return nil, err
-	}
-	return authn.New(func() (x509.VerifyOptions, bool) {
-		return x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, true
-	}, s.clusters, tokens, tokens.nobody), nil
-}
-
 // listen binds the ports, so that one that is taken is an error at start.
 func (s *Server) listen(creds *credentials) error {
 	address := net.JoinHostPort(s.options.BindAddress.String(), strconv.Itoa(s.options.SecurePort))
@@ -425,16 +410,11 @@ func (s *Server) listen(creds *credentials) error {
 	serving := genericoptions.NewSecureServingOptions()
 	serving.BindAddress, serving.BindPort, serving.Required = s.options.BindAddress, s.options.SecurePort, true
 	serving.Listener = api
-	serving.ServerCert.CertKey = genericoptions.CertKey{CertFile: creds.certFile, KeyFile: creds.keyFile}
 	serving.HTTP2MaxStreamsPerConnection = 1000
 	if err := serving.ApplyTo(&s.secure); err != nil {
 		return fmt.Errorf("--bind-address, --secure-port: %w", err)
 	}
-	clientCA, err := dynamiccertificates.NewDynamicCAContentFromFile("client-ca", creds.clientCAFile)
-	if err != nil {
-		return err
-	}
-	s.secure.ClientCA = clientCA
+	s.secure.Cert, s.secure.ClientCA = creds, creds
 	return nil
 }
 
@@ -528,6 +508,9 @@ func (s *Server) prepareData(ctx context.Context) error {
 		return err
 	}
 	if err := s.clusters.EnsureDefaults(ctx); err != nil {
+		return err
+	}
+	if err := s.keeper.ensureAdmin(ctx); err != nil {
 		return err
 	}
 	return s.warm.wait(ctx)

@@ -31,12 +31,9 @@ func (s *Server) assembleSync(mesh []*kind.Kind, meshes *resource.Store, creds *
 		Writer: meshStatus{meshes},
 		Plain:  s.xdsPlain,
 		TLS:    s.xdsOnTLS,
-		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			// Read at each handshake, which is rare: a renewed certificate needs no restart.
-			pair, err := tls.LoadX509KeyPair(creds.certFile, creds.keyFile)
-			return &pair, err
-		}},
-		Register: register,
+		// Asked for at each handshake: a renewed certificate needs no restart.
+		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: creds.certificate},
+		Register:  register,
 	})
 	if err != nil {
 		return err

@@ -2,10 +2,14 @@ package authn
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
@@ -37,7 +41,7 @@ var ownTokens = authenticator.TokenFunc(func(_ context.Context, token string) (*
 })
 
 func TestTokensAreGoodWhereTheyBelong(t *testing.T) {
-	request := New(func() (x509.VerifyOptions, bool) { return x509.VerifyOptions{}, true }, uids{"shop": "uid-2", "other": "uid-3"}, ownTokens, anonymous.NewAuthenticator(nil))
+	request := New(func() (x509.VerifyOptions, bool) { return x509.VerifyOptions{}, true }, uids{"shop": "uid-2", "other": "uid-3"}, records{}, ownTokens, anonymous.NewAuthenticator(nil))
 	for _, c := range []struct{ name, authorization, cluster, who string }{
 		{"at home", "Bearer shop/uid-2", "shop", "bob"},
 		{"at home, in another case", "bearer shop/uid-2", "shop", "bob"},
@@ -66,6 +70,33 @@ func TestTokensAreGoodWhereTheyBelong(t *testing.T) {
 	}
 }
 
+// records has fingerprints by name, or nothing for what was revoked.
+type records map[string]string
+
+func (r records) Good(_ context.Context, name, fingerprint string) (bool, error) {
+	if r[name] == "broken" {
+		return false, errors.New("etcd is away")
+	}
+	return r[name] == fingerprint, nil
+}
+
+// issueAs issues a certificate whose record is something else.
+func issueAs(issue func(*pki.Authority, *url.URL) *x509.Certificate, a *pki.Authority, r records, name, record string) *x509.Certificate {
+	cluster, uid := "shop", "uid-2"
+	if strings.HasPrefix(name, logical.Root) {
+		cluster, uid = logical.Root, ""
+	}
+	cert := issue(a, KubeconfigURI(cluster, uid, name))
+	r[name] = record
+	return cert
+}
+
+func withCertificate(cluster string, cert *x509.Certificate) *http.Request {
+	req := httptest.NewRequest("GET", "/api", nil)
+	req.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}}
+	return req.WithContext(logical.WithCluster(req.Context(), cluster))
+}
+
 func TestIdentitiesAreGoodWhereTheyBelong(t *testing.T) {
 	authority, err := pki.LoadOrCreateAuthority(t.TempDir(), "ca")
 	if err != nil {
@@ -75,12 +106,10 @@ func TestIdentitiesAreGoodWhereTheyBelong(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(authority.PEM)
-	known := uids{"shop": "uid-2", "other": "uid-3"}
+	known, records := uids{"shop": "uid-2", "other": "uid-3"}, records{}
 	request := New(func() (x509.VerifyOptions, bool) {
-		return x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, true
-	}, known, ownTokens, anonymous.NewAuthenticator(nil))
+		return x509.VerifyOptions{Roots: authority.Pool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, true
+	}, known, records, ownTokens, anonymous.NewAuthenticator(nil))
 
 	issue := func(a *pki.Authority, uri *url.URL) *x509.Certificate {
 		t.Helper()
@@ -92,9 +121,18 @@ func TestIdentitiesAreGoodWhereTheyBelong(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return parseCertificate(t, certPEM)
+		cert := parseCertificate(t, certPEM)
+		if name := RecordOf(cert); name != "" {
+			records[name] = fmt.Sprintf("%x", sha256.Sum256(cert.Raw))
+		}
+		return cert
 	}
-	shop := issue(authority, ClusterURI("shop", "uid-2"))
+	shop := issue(authority, KubeconfigURI("shop", "uid-2", "shop-alice"))
+	revoked := issue(authority, KubeconfigURI("shop", "uid-2", "shop-revoked"))
+	delete(records, "shop-revoked")
+	double := issue(authority, KubeconfigURI("shop", "uid-2", "shop-double"))
+	issue(authority, KubeconfigURI("shop", "uid-2", "shop-double"))
+	rootURI := KubeconfigURI(logical.Root, "", "root-admin")
 	for _, c := range []struct {
 		name    string
 		cert    *x509.Certificate
@@ -105,13 +143,18 @@ func TestIdentitiesAreGoodWhereTheyBelong(t *testing.T) {
 		{"at home again, from memory", shop, "shop", "alice"},
 		{"elsewhere", shop, "other", ""},
 		{"in the root", shop, logical.Root, ""},
-		{"of an earlier virtual cluster of the name", issue(authority, ClusterURI("shop", "uid-1")), "shop", ""},
-		{"of one that is gone", issue(authority, ClusterURI("gone", "uid-9")), "gone", ""},
-		{"without a UID", issue(authority, ClusterURI("shop", "")), "shop", ""},
-		{"the root's, in the root", issue(authority, ClusterURI(logical.Root, "")), logical.Root, "alice"},
-		{"the root's, in a virtual cluster", issue(authority, ClusterURI(logical.Root, "")), "shop", "alice"},
+		{"of an earlier virtual cluster of the name", issue(authority, KubeconfigURI("shop", "uid-1", "a")), "shop", ""},
+		{"of one that is gone", issue(authority, KubeconfigURI("gone", "uid-9", "b")), "gone", ""},
+		{"without a UID", issue(authority, KubeconfigURI("shop", "", "c")), "shop", ""},
+		{"the root's, in the root", issue(authority, rootURI), logical.Root, "alice"},
+		{"the root's, in a virtual cluster", issue(authority, KubeconfigURI(logical.Root, "", "root-bob")), "shop", "alice"},
 		{"bound to nothing", issue(authority, &url.URL{Scheme: "spiffe", Host: "x", Path: "/clusters/shop/uid-2"}), "shop", ""},
-		{"of another authority", issue(stranger, ClusterURI("shop", "uid-2")), "shop", ""},
+		{"of another authority", issue(stranger, KubeconfigURI("shop", "uid-2", "d")), "shop", ""},
+		{"that was revoked", revoked, "shop", ""},
+		{"whose record is of another certificate", double, "shop", ""},
+		{"that is not recorded", issue(authority, &url.URL{Scheme: uriScheme, Host: "clusters", Path: "/shop/uid-2"}), "shop", ""},
+		{"whose record cannot be looked for", issueAs(issue, authority, records, "shop-broken", "broken"), "shop", ""},
+		{"the root's, that was revoked", issueAs(issue, authority, records, "root-revoked", ""), logical.Root, ""},
 		{"nobody", nil, "shop", user.Anonymous},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -130,18 +173,24 @@ func TestIdentitiesAreGoodWhereTheyBelong(t *testing.T) {
 			}
 		})
 	}
+	// A revocation counts at once, remembered or not.
+	records["shop-alice"] = ""
+	if _, ok, _ := request.AuthenticateRequest(withCertificate("shop", shop)); ok {
+		t.Error("a certificate outlived its record")
+	}
+	records["shop-alice"] = fmt.Sprintf("%x", sha256.Sum256(shop.Raw))
+	if _, ok, err := request.AuthenticateRequest(withCertificate("shop", shop)); !ok {
+		t.Errorf("with its record it is refused: %v", err)
+	}
 	// An identity ends with its virtual cluster, remembered or not.
 	delete(known, "shop")
-	req := httptest.NewRequest("GET", "/api", nil)
-	req = req.WithContext(logical.WithCluster(req.Context(), "shop"))
-	req.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{shop}}
-	if _, ok, _ := request.AuthenticateRequest(req); ok {
+	if _, ok, _ := request.AuthenticateRequest(withCertificate("shop", shop)); ok {
 		t.Error("the identity outlived its virtual cluster")
 	}
 }
 
 func TestACertificateMustNameItsUser(t *testing.T) {
-	if _, ok, err := fromCertificate([]*x509.Certificate{{Subject: pkix.Name{}, URIs: []*url.URL{ClusterURI("shop", "u")}}}); ok || err == nil {
+	if _, ok, err := fromCertificate([]*x509.Certificate{{Subject: pkix.Name{}, URIs: []*url.URL{KubeconfigURI("shop", "u", "e")}}}); ok || err == nil {
 		t.Error("a certificate without a name is somebody")
 	}
 }

@@ -1,5 +1,6 @@
 // Package pki makes the certificates that vmesh starts with and those that it
-// issues: one authority for its clients and one for its own serving certificates.
+// issues: one authority for its clients and one for its own serving certificates. It
+// renews them while nobody looks.
 package pki
 
 import (
@@ -7,6 +8,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -22,80 +24,61 @@ import (
 )
 
 const (
-	authorityLifetime = 10 * 365 * 24 * time.Hour
-	servingLifetime   = 365 * 24 * time.Hour
-	// renewBefore is how long before its end a serving certificate is made anew at start.
-	renewBefore = servingLifetime / 3
-	// clockSkew is how far into the past certificates are valid, for clients whose clocks are behind.
-	clockSkew = 5 * time.Minute
+	// ServingLifetime is how long a serving certificate is good unless it is said otherwise.
+	ServingLifetime = 365 * 24 * time.Hour
+	// renewedAt is the part of a certificate's life that is left when it is made anew.
+	renewedAt = 3
 )
 
-// Authority signs certificates. It is safe for concurrent use.
-type Authority struct {
-	cert *x509.Certificate
-	key  crypto.Signer
-	// PEM is the authority's own certificate.
-	PEM []byte
-}
-
-// LoadOrCreateAuthority reads an authority from dir/NAME.crt and dir/NAME.key, or
-// makes it there when neither exists.
-func LoadOrCreateAuthority(dir, name string) (*Authority, error) {
-	certFile, keyFile := filepath.Join(dir, name+".crt"), filepath.Join(dir, name+".key")
-	if !exists(certFile) && !exists(keyFile) {
-		key, err := newKey()
-		if err != nil {
-			return nil, err
-		}
-		template := &x509.Certificate{
-			Subject:               pkix.Name{CommonName: "vmesh-" + name},
-			NotBefore:             time.Now().Add(-clockSkew),
-			NotAfter:              time.Now().Add(authorityLifetime),
-			KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
-			BasicConstraintsValid: true,
-			IsCA:                  true,
-		}
-		der, err := sign(template, template, key.Public(), key)
-		if err != nil {
-			return nil, err
-		}
-		if err := writePair(certFile, keyFile, der, key); err != nil {
-			return nil, err
-		}
-	}
-	cert, key, certPEM, err := readPair(certFile, keyFile)
-	if err != nil {
-		return nil, fmt.Errorf("reading the certificate authority: %w", err)
-	}
-	return &Authority{cert: cert, key: key, PEM: certPEM}, nil
+// RenewAt is when a certificate that vmesh made is to be made anew: when a third of its
+// life is left.
+func RenewAt(cert *x509.Certificate) time.Time {
+	return cert.NotAfter.Add(-member{cert: cert}.life() / renewedAt)
 }
 
 // Serving is what a serving certificate is to be good for.
 type Serving struct {
 	CommonName string
 	Hosts      []string // DNS names and IP addresses
+	// Lifetime is how long it is good; ServingLifetime when 0.
+	Lifetime time.Duration
 }
 
-// LoadOrCreateServing gives the files of a serving certificate. One is made when there
-// is none, when it ends soon, lacks a host, or was signed by another authority.
-func (a *Authority) LoadOrCreateServing(dir, name string, want Serving) (certFile, keyFile string, err error) {
-	certFile, keyFile = filepath.Join(dir, name+".crt"), filepath.Join(dir, name+".key")
-	if exists(certFile) && exists(keyFile) {
-		cert, _, _, err := readPair(certFile, keyFile)
-		if err == nil && a.stillServes(cert, want) {
-			return certFile, keyFile, nil
-		}
+// Pair is a certificate, with those that lead to an authority, and its key, in PEM form.
+type Pair struct {
+	Cert, Key []byte
+	Expires   time.Time
+}
+
+// LoadOrCreateServing gives a serving certificate, kept in dir/NAME.crt and dir/NAME.key.
+// One is made when there is none, when a third of its life is left, when it lacks a
+// host, or when its authority has been followed by another; made says so.
+func (a *Authority) LoadOrCreateServing(dir, name string, want Serving) (p Pair, made bool, err error) {
+	certFile, keyFile := filepath.Join(dir, name+".crt"), filepath.Join(dir, name+".key")
+	signer, err := a.signer()
+	if err != nil {
+		return Pair{}, false, err
+	}
+	if p, err := readPair(certFile, keyFile); err == nil && a.stillServes(p, signer, want) {
+		return p, false, nil
 	}
 	key, err := newKey()
 	if err != nil {
-		return "", "", err
+		return Pair{}, false, err
 	}
+	if want.Lifetime == 0 {
+		want.Lifetime = ServingLifetime
+	}
+	now := a.Clock.Now()
 	template := &x509.Certificate{
 		Subject:     pkix.Name{CommonName: want.CommonName},
-		NotBefore:   time.Now().Add(-clockSkew),
-		NotAfter:    time.Now().Add(servingLifetime),
+		NotBefore:   now.Add(-clockSkew),
+		NotAfter:    now.Add(want.Lifetime),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	if template.NotAfter.After(signer.cert.NotAfter) {
+		template.NotAfter = signer.cert.NotAfter
 	}
 	for _, h := range want.Hosts {
 		if ip := net.ParseIP(h); ip != nil {
@@ -104,18 +87,46 @@ func (a *Authority) LoadOrCreateServing(dir, name string, want Serving) (certFil
 			template.DNSNames = append(template.DNSNames, h)
 		}
 	}
-	der, err := sign(template, a.cert, key.Public(), a.key)
+	der, err := sign(template, signer.cert, key.Public(), signer.key)
 	if err != nil {
-		return "", "", err
+		return Pair{}, false, err
 	}
-	return certFile, keyFile, writePair(certFile, keyFile, der, key)
+	p = Pair{Cert: encodeCert(der), Expires: template.NotAfter}
+	crosses, err := a.crosses(signer)
+	if err != nil {
+		return Pair{}, false, err
+	}
+	for _, cross := range crosses {
+		p.Cert = append(p.Cert, encodeCert(cross)...)
+	}
+	if p.Key, err = encodeKey(key); err != nil {
+		return Pair{}, false, err
+	}
+	if err := WriteFile(keyFile, p.Key, 0o600); err != nil {
+		return Pair{}, false, err
+	}
+	return p, true, WriteFile(certFile, p.Cert, 0o644)
 }
 
-func (a *Authority) stillServes(cert *x509.Certificate, want Serving) bool {
-	if time.Until(cert.NotAfter) < renewBefore || cert.CheckSignatureFrom(a.cert) != nil {
+func (a *Authority) stillServes(p Pair, signer member, want Serving) bool {
+	chain, err := parseCerts(p.Cert)
+	if err != nil {
 		return false
 	}
-	return !slices.ContainsFunc(want.Hosts, func(h string) bool { return cert.VerifyHostname(h) != nil })
+	before := a.before(signer)
+	if chain[0].CheckSignatureFrom(signer.cert) != nil || len(chain) != 1+len(before) {
+		return false
+	}
+	for i, m := range before {
+		if chain[i+1].CheckSignatureFrom(m.cert) != nil {
+			return false
+		}
+	}
+	// One that ends with its authority cannot be made to last longer.
+	if a.Clock.Now().After(RenewAt(chain[0])) && chain[0].NotAfter.Before(signer.cert.NotAfter) {
+		return false
+	}
+	return !slices.ContainsFunc(want.Hosts, func(h string) bool { return chain[0].VerifyHostname(h) != nil })
 }
 
 // Client is whom a client certificate is for.
@@ -127,24 +138,30 @@ type Client struct {
 	TTL time.Duration
 }
 
-// IssueClient signs a client certificate for a public key.
+// IssueClient signs a client certificate for a public key. It does not outlive the authority.
 func (a *Authority) IssueClient(public crypto.PublicKey, c Client) (certPEM []byte, notAfter time.Time, err error) {
-	notAfter = time.Now().Add(c.TTL)
-	if notAfter.After(a.cert.NotAfter) {
-		notAfter = a.cert.NotAfter
+	signer, err := a.signer()
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	now := a.Clock.Now()
+	// Certificates know whole seconds.
+	notAfter = now.Add(c.TTL).Truncate(time.Second)
+	if notAfter.After(signer.cert.NotAfter) {
+		notAfter = signer.cert.NotAfter
 	}
 	der, err := sign(&x509.Certificate{
 		Subject:     pkix.Name{CommonName: c.User, Organization: c.Groups},
-		NotBefore:   time.Now().Add(-clockSkew),
+		NotBefore:   now.Add(-clockSkew),
 		NotAfter:    notAfter,
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		URIs:        []*url.URL{c.URI},
-	}, a.cert, public, a.key)
+	}, signer.cert, public, signer.key)
 	if err != nil {
 		return nil, time.Time{}, err
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), notAfter, nil
+	return encodeCert(der), notAfter, nil
 }
 
 // NewKey makes a private key; the PEM form is PKCS #8.
@@ -153,11 +170,8 @@ func NewKey() (crypto.Signer, []byte, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, nil, fmt.Errorf("encoding the private key: %w", err)
-	}
-	return key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+	keyPEM, err := encodeKey(key)
+	return key, keyPEM, err
 }
 
 // NewRequest makes a certificate request in PEM form, signed by the key.
@@ -194,12 +208,19 @@ func newKey() (*ecdsa.PrivateKey, error) {
 	return key, nil
 }
 
+func newSerial() (*big.Int, error) {
+	return rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+}
+
+// sign makes a certificate; without a serial number it gets a random one.
 func sign(template, parent *x509.Certificate, public crypto.PublicKey, signer crypto.Signer) ([]byte, error) {
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
-	if err != nil {
-		return nil, err
+	if template.SerialNumber == nil {
+		serial, err := newSerial()
+		if err != nil {
+			return nil, err
+		}
+		template.SerialNumber = serial
 	}
-	template.SerialNumber = serial
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, signer)
 	if err != nil {
 		return nil, fmt.Errorf("signing a certificate: %w", err)
@@ -210,18 +231,6 @@ func sign(template, parent *x509.Certificate, public crypto.PublicKey, signer cr
 func exists(file string) bool {
 	_, err := os.Stat(file)
 	return err == nil
-}
-
-// writePair writes the key before the certificate, each whole or not at all.
-func writePair(certFile, keyFile string, der []byte, key *ecdsa.PrivateKey) error {
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return fmt.Errorf("encoding the private key: %w", err)
-	}
-	if err := WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), 0o600); err != nil {
-		return err
-	}
-	return WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
 }
 
 // WriteFile writes a file whole or not at all.
@@ -242,31 +251,19 @@ func write(f *os.File, data []byte) error {
 	return err
 }
 
-func readPair(certFile, keyFile string) (*x509.Certificate, crypto.Signer, []byte, error) {
+// readPair reads a certificate and its key.
+func readPair(certFile, keyFile string) (Pair, error) {
 	certPEM, err := os.ReadFile(certFile)
 	if err != nil {
-		return nil, nil, nil, err
+		return Pair{}, err
 	}
 	keyPEM, err := os.ReadFile(keyFile)
 	if err != nil {
-		return nil, nil, nil, err
+		return Pair{}, err
 	}
-	certBlock, _ := pem.Decode(certPEM)
-	keyBlock, _ := pem.Decode(keyPEM)
-	if certBlock == nil || keyBlock == nil {
-		return nil, nil, nil, fmt.Errorf("%s or %s is not in PEM form", certFile, keyFile)
-	}
-	cert, err := x509.ParseCertificate(certBlock.Bytes)
+	pair, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
-		return nil, nil, nil, fmt.Errorf("%s: %w", certFile, err)
+		return Pair{}, err
 	}
-	key, err := x509.ParsePKCS8PrivateKey(keyBlock.Bytes)
-	if err != nil {
-		return nil, nil, nil, fmt.Errorf("%s: %w", keyFile, err)
-	}
-	signer, ok := key.(crypto.Signer)
-	if !ok {
-		return nil, nil, nil, fmt.Errorf("%s: a %T cannot sign", keyFile, key)
-	}
-	return cert, signer, certPEM, nil
+	return Pair{Cert: certPEM, Key: keyPEM, Expires: pair.Leaf.NotAfter}, nil
 }

@@ -35,7 +35,7 @@ func authority(t *testing.T, dir string) *Authority {
 
 func TestAnAuthorityIsMadeOnce(t *testing.T) {
 	dir := t.TempDir()
-	if first, second := authority(t, dir), authority(t, dir); string(first.PEM) != string(second.PEM) {
+	if first, second := authority(t, dir), authority(t, dir); string(first.Bundle()) != string(second.Bundle()) {
 		t.Error("a second authority was made")
 	}
 	info, err := os.Stat(filepath.Join(dir, "ca.key"))
@@ -60,18 +60,14 @@ func TestAServingCertificateIsKeptWhileItServes(t *testing.T) {
 	a := authority(t, dir)
 	serve := func(a *Authority, hosts ...string) string {
 		t.Helper()
-		cert, key, err := a.LoadOrCreateServing(dir, "server", Serving{CommonName: "vmesh", Hosts: hosts})
+		p, _, err := a.LoadOrCreateServing(dir, "server", Serving{CommonName: "vmesh", Hosts: hosts})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := tls.LoadX509KeyPair(cert, key); err != nil {
+		if _, err := tls.X509KeyPair(p.Cert, p.Key); err != nil {
 			t.Fatal(err)
 		}
-		data, err := os.ReadFile(cert)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(data)
+		return string(p.Cert)
 	}
 	first := serve(a, "localhost", "127.0.0.1")
 	if serve(a, "127.0.0.1") != first {
@@ -106,8 +102,7 @@ func TestClientCertificates(t *testing.T) {
 		t.Fatal(err)
 	}
 	cert := parse(t, certPEM)
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(a.PEM)
+	pool := a.Pool()
 	if _, err := cert.Verify(x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
 		t.Error(err)
 	}
@@ -120,7 +115,7 @@ func TestClientCertificates(t *testing.T) {
 	if left := time.Until(notAfter); left > time.Hour || left < 59*time.Minute {
 		t.Errorf("good for %s", left)
 	}
-	if _, notAfter, err = a.IssueClient(public, Client{User: "a", URI: uri, TTL: 100 * 365 * 24 * time.Hour}); err != nil || notAfter.After(parse(t, a.PEM).NotAfter) {
+	if _, notAfter, err = a.IssueClient(public, Client{User: "a", URI: uri, TTL: 100 * 365 * 24 * time.Hour}); err != nil || notAfter.After(parse(t, a.Bundle()).NotAfter) {
 		t.Errorf("it outlives its authority: %v, %v", notAfter, err)
 	}
 }

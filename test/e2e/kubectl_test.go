@@ -125,6 +125,7 @@ var volatile = []struct {
 }{
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`), "<time>"},
 	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "<uid>"},
+	{regexp.MustCompile(`X509SHA256=[0-9a-f]{64}`), "<fingerprint>"},
 	{regexp.MustCompile(`(resourceVersion: )"\d+"`), `$1"<revision>"`},
 	{regexp.MustCompile(`(Resource Version: +)\d+`), "$1<revision>"},
 	{regexp.MustCompile(`https://127\.0\.0\.1:\d+`), "https://<server>"},
@@ -144,7 +145,7 @@ func timeless(output, tenant string) string {
 	for _, v := range volatile {
 		output = v.pattern.ReplaceAllString(output, v.with)
 	}
-	for _, around := range []string{"clusters/%s", "%q", "[%s]"} {
+	for _, around := range []string{"clusters/%s", "%q", "[%s]", "[%s-"} {
 		output = strings.ReplaceAll(output, fmt.Sprintf(around, tenant), fmt.Sprintf(around, "<cluster>"))
 	}
 	return strings.TrimPrefix(output, "\n")

@@ -18,7 +18,7 @@ var definitions embed.FS
 
 // Kinds makes the kinds that the root serves and stores, and those that are answered and
 // not stored: KubeconfigRequest and Analysis.
-func Kinds(virtualClusterHooks kind.Hooks) (virtualClusters, meshes, kubeconfigRequests, analyses *kind.Kind, err error) {
+func Kinds(virtualClusterHooks, kubeconfigHooks kind.Hooks) (virtualClusters, meshes, kubeconfigs, kubeconfigRequests, analyses *kind.Kind, err error) {
 	for _, k := range []struct {
 		plural string
 		hooks  kind.Hooks
@@ -26,20 +26,21 @@ func Kinds(virtualClusterHooks kind.Hooks) (virtualClusters, meshes, kubeconfigR
 	}{
 		{"virtualclusters", virtualClusterHooks, &virtualClusters},
 		{"meshes", kind.Hooks{ValidateName: apivalidation.NameIsDNSLabel}, &meshes},
+		{"kubeconfigs", kubeconfigHooks, &kubeconfigs},
 		{"kubeconfigrequests", kind.Hooks{}, &kubeconfigRequests},
 		{"analyses", kind.Hooks{}, &analyses},
 	} {
 		data, err := definitions.ReadFile("v1alpha1/crds/vmesh.io_" + k.plural + ".yaml")
 		if err != nil {
-			return nil, nil, nil, nil, fmt.Errorf("reading the definition of %s: %w", k.plural, err)
+			return nil, nil, nil, nil, nil, fmt.Errorf("reading the definition of %s: %w", k.plural, err)
 		}
 		var crd apiextensionsv1.CustomResourceDefinition
 		if err := yaml.Unmarshal(data, &crd); err != nil {
-			return nil, nil, nil, nil, fmt.Errorf("decoding the definition of %s: %w", k.plural, err)
+			return nil, nil, nil, nil, nil, fmt.Errorf("decoding the definition of %s: %w", k.plural, err)
 		}
 		if *k.kind, err = kind.New(&crd, k.hooks); err != nil {
-			return nil, nil, nil, nil, fmt.Errorf("making %s: %w", k.plural, err)
+			return nil, nil, nil, nil, nil, fmt.Errorf("making %s: %w", k.plural, err)
 		}
 	}
-	return virtualClusters, meshes, kubeconfigRequests, analyses, nil
+	return virtualClusters, meshes, kubeconfigs, kubeconfigRequests, analyses, nil
 }

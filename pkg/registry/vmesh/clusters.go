@@ -328,8 +328,10 @@ func (c *Clusters) prepare(o, old *object.Object) error {
 }
 
 // SetStatus replaces an object's status.
-func SetStatus(o *object.Object, status any) error {
-	data, err := json.Marshal(status)
+func SetStatus(o *object.Object, status any) error { return setMember(o, "status", status) }
+
+func setMember(o *object.Object, name string, value any) error {
+	data, err := json.Marshal(value)
 	if err != nil {
 		return err
 	}
@@ -342,7 +344,10 @@ func SetStatus(o *object.Object, status any) error {
 		return err
 	}
 	content := maps.Clone(shared)
-	content["status"] = integers(tree)
+	if content == nil {
+		content = map[string]any{}
+	}
+	content[name] = integers(tree)
 	return o.SetContent(content)
 }
 

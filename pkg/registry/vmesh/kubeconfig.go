@@ -17,7 +17,6 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/apis/kind"
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
-	"github.com/vmesh-io/vmesh/pkg/authn"
 	"github.com/vmesh-io/vmesh/pkg/pki"
 	"github.com/vmesh-io/vmesh/pkg/storage/logical"
 )
@@ -30,20 +29,21 @@ const (
 )
 
 // KubeconfigREST answers virtualclusters/NAME/kubeconfig: it signs client certificates
-// that are good for one virtual cluster.
+// that are good for one virtual cluster, and records them.
 type KubeconfigREST struct {
-	clusters *Clusters
-	kind     *kind.Kind
-	clients  *pki.Authority
-	servers  *pki.Authority
+	clusters    *Clusters
+	kubeconfigs *Kubeconfigs
+	kind        *kind.Kind
+	clients     *pki.Authority
+	servers     *pki.Authority
 }
 
 var _ rest.NamedCreater = (*KubeconfigREST)(nil)
 
 // KubeconfigREST makes the storage. clients signs what it issues; servers signed what
 // the server shows.
-func (c *Clusters) KubeconfigREST(k *kind.Kind, clients, servers *pki.Authority) *KubeconfigREST {
-	return &KubeconfigREST{clusters: c, kind: k, clients: clients, servers: servers}
+func (c *Clusters) KubeconfigREST(k *kind.Kind, kubeconfigs *Kubeconfigs, clients, servers *pki.Authority) *KubeconfigREST {
+	return &KubeconfigREST{clusters: c, kubeconfigs: kubeconfigs, kind: k, clients: clients, servers: servers}
 }
 
 // New implements rest.Storage.
@@ -93,15 +93,12 @@ func (r *KubeconfigREST) Create(ctx context.Context, name string, obj runtime.Ob
 	if len(groups) == 0 {
 		groups = []string{user.SystemPrivilegedGroup}
 	}
-	cert, notAfter, err := r.clients.IssueClient(key, pki.Client{
-		User: who, Groups: groups, URI: authn.ClusterURI(name, uid), TTL: ttl,
-	})
+	cert, record, err := r.kubeconfigs.Issue(ctx, r.clients, key, name, uid, pki.Client{User: who, Groups: groups, TTL: ttl}, options)
 	if err != nil {
-		return nil, apierrors.NewInternalError(err)
+		return nil, err
 	}
-	expires := metav1.NewTime(notAfter)
 	return o, SetStatus(o, v1alpha1.KubeconfigRequestStatus{
-		Certificate: cert, CertificateAuthority: r.servers.PEM, Server: server, ExpirationTimestamp: &expires,
+		Kubeconfig: record.Name, Certificate: cert, CertificateAuthority: r.servers.Bundle(), Server: server, ExpirationTimestamp: &record.Spec.Expires,
 	})
 }
 

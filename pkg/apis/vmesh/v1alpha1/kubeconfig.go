@@ -5,8 +5,8 @@ import (
 )
 
 // KubeconfigRequest asks, at virtualclusters/NAME/kubeconfig, for a client certificate
-// that is good for that virtual cluster and no other, or for the root if NAME is root. It is answered, not stored; the
-// private key stays with who asks.
+// that is good for that virtual cluster and no other, or for the root if NAME is root. It is answered and
+// recorded as a Kubeconfig, not stored; the private key stays with who asks.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster
@@ -36,10 +36,14 @@ type KubeconfigRequestSpec struct {
 
 // KubeconfigRequestStatus is the answer.
 type KubeconfigRequestStatus struct {
+	// The name of the Kubeconfig that records the certificate; to delete that is to revoke it.
+	// +optional
+	Kubeconfig string `json:"kubeconfig,omitempty"`
 	// The certificate in PEM form.
 	// +optional
 	Certificate []byte `json:"certificate,omitempty"`
-	// The authority that signed the server's certificate, in PEM form.
+	// The authorities that sign the server's certificate, in PEM form: the present one
+	// and, where it is known already, the next.
 	// +optional
 	CertificateAuthority []byte `json:"certificateAuthority,omitempty"`
 	// The address of the virtual cluster's API.

@@ -1,0 +1,200 @@
+package apiserver
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"net/http"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/transport"
+
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
+	"github.com/vmesh-io/vmesh/pkg/pki"
+)
+
+// fresh makes each request over a connection of its own, and never one from a cache.
+func fresh(config *rest.Config) *rest.Config {
+	config = rest.CopyConfig(config)
+	config.Proxy = http.ProxyFromEnvironment // what has a proxy function of its own is not cached
+	config.Wrap(transport.WrapperFunc(func(rt http.RoundTripper) http.RoundTripper { return closing{rt} }))
+	return config
+}
+
+type closing struct{ http.RoundTripper }
+
+func (c closing) RoundTrip(req *http.Request) (*http.Response, error) {
+	req.Close = true
+	return c.RoundTripper.RoundTrip(req)
+}
+
+func TestCertificatesAreRenewedWhileTheServerRuns(t *testing.T) {
+	ctx := context.Background()
+	o := NewOptions()
+	o.DataDir, o.XDSAddress, o.SecurePort = t.TempDir(), "", freePort(t)
+	// What takes years takes seconds here: the authorities change once and a half.
+	o.lifetimes = lifetimes{authority: 12 * time.Second, serving: 3 * time.Second, admin: 4 * time.Second, every: 50 * time.Millisecond}
+	root, stop := start(t, o)
+	defer stop()
+	begun := time.Now()
+	watch, err := in(t, root, "default").CoreV1().ConfigMaps("default").Watch(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watch.Stop()
+	ended := make(chan time.Duration, 1)
+	go func() {
+		for range watch.ResultChan() {
+		}
+		ended <- time.Since(begun)
+	}()
+
+	serving, admins, authorities := map[string]bool{}, map[string]bool{}, map[string]bool{}
+	if err := wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+		// As kubectl, which reads its file each time.
+		config, err := clientcmd.BuildConfigFromFlags("", o.AdminKubeconfig())
+		if err != nil {
+			return false, err
+		}
+		if _, err := in(t, fresh(config), "").CoreV1().Namespaces().List(ctx, metav1.ListOptions{}); err != nil {
+			return false, err
+		}
+		connection, err := tls.Dial("tcp", config.Host[len("https://"):], &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			return false, err
+		}
+		peers := connection.ConnectionState().PeerCertificates
+		serving[string(peers[0].Raw)], authorities[peers[0].Issuer.CommonName] = true, true
+		admins[string(config.CertData)] = true
+		return time.Since(begun) > 14*time.Second, connection.Close()
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if len(serving) < 4 || len(admins) < 3 || len(authorities) < 2 {
+		t.Errorf("in fourteen seconds there were %d serving certificates, %d of the administrator, signed by %d authorities", len(serving), len(admins), len(authorities))
+	}
+	select {
+	case after := <-ended:
+		// The serving certificate was renewed after two seconds, and that did not end it.
+		if after < 2500*time.Millisecond || after > 6*time.Second {
+			t.Errorf("the watch has ended after %s", after)
+		}
+	default:
+		t.Error("the watch goes on though its certificate has expired")
+	}
+	if _, err := in(t, fresh(root), "").CoreV1().Namespaces().List(ctx, metav1.ListOptions{}); err == nil {
+		t.Error("the first kubeconfig is good though its certificate and its authority have ended")
+	}
+	events, err := in(t, adminOf(t, o), "").CoreV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=serving"})
+	if err != nil || len(events.Items) == 0 || events.Items[0].Reason != "Renewed" {
+		t.Errorf("the events are %v, %v", events, err)
+	}
+}
+
+func adminOf(t *testing.T, o *Options) *rest.Config {
+	t.Helper()
+	config, err := clientcmd.BuildConfigFromFlags("", o.AdminKubeconfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fresh(config)
+}
+
+func TestTheAdministratorsKubeconfigOutlivesRestartsAndIsReplacedWhenRevoked(t *testing.T) {
+	ctx := context.Background()
+	o := NewOptions()
+	o.DataDir, o.XDSAddress, o.SecurePort = t.TempDir(), "", freePort(t)
+	o.lifetimes.every = 50 * time.Millisecond
+	_, stop := start(t, o)
+	first, err := os.ReadFile(o.AdminKubeconfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	root, stop := start(t, o)
+	defer stop()
+	if second, err := os.ReadFile(o.AdminKubeconfig()); err != nil || !bytes.Equal(first, second) {
+		t.Errorf("a restart made another: %v", err)
+	}
+	certificates, err := Certificates(o.DataDir)
+	var names []string
+	for _, c := range certificates {
+		names = append(names, c.Name+" "+c.State)
+	}
+	if want := []string{"client-ca Signs", "server-ca Signs", "serving In use", "admin In use"}; err != nil || !slices.Equal(names, want) {
+		t.Errorf("the certificates are %q, %v", names, err)
+	}
+	kubeconfigs := func(config *rest.Config) *rest.Request {
+		return in(t, config, "").RESTClient().Get().AbsPath("/apis/" + v1alpha1.GroupVersion.String() + "/kubeconfigs")
+	}
+	var list v1alpha1.KubeconfigList
+	read := func(config *rest.Config) {
+		t.Helper()
+		data, err := kubeconfigs(config).DoRaw(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = v1alpha1.KubeconfigList{}
+		if err := json.Unmarshal(data, &list); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read(root)
+	if len(list.Items) != 1 || list.Items[0].Spec.VirtualCluster != "root" {
+		t.Fatalf("the records are %v", list.Items)
+	}
+	revoked := list.Items[0].Name
+	if err := in(t, root, "").RESTClient().Delete().AbsPath("/apis/" + v1alpha1.GroupVersion.String() + "/kubeconfigs/" + revoked).Do(ctx).Error(); err != nil {
+		t.Fatal(err)
+	}
+	if err := kubeconfigs(root).Do(ctx).Error(); err == nil {
+		t.Error("it is good though it was revoked, over the connection that was open")
+	}
+	if err := wait.PollUntilContextTimeout(ctx, 20*time.Millisecond, 10*time.Second, true, func(ctx context.Context) (bool, error) {
+		now, err := os.ReadFile(o.AdminKubeconfig())
+		return !bytes.Equal(now, first), err
+	}); err != nil {
+		t.Fatalf("no other was made: %v", err)
+	}
+	read(adminOf(t, o))
+	if len(list.Items) != 1 || list.Items[0].Name == revoked {
+		t.Errorf("the records are %v", list.Items)
+	}
+}
+
+func TestAnAuthorityThatIsReplacedIsNotTrustedByTheRunningServer(t *testing.T) {
+	ctx := context.Background()
+	o := NewOptions()
+	o.DataDir, o.XDSAddress, o.SecurePort = t.TempDir(), "", freePort(t)
+	o.lifetimes.every = 50 * time.Millisecond
+	root, stop := start(t, o)
+	defer stop()
+	authority, err := pki.LoadOrCreateAuthority(o.pkiDir(), "client-ca")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := authority.Replace(); err != nil {
+		t.Fatal(err)
+	}
+	// What was verified a moment ago is verified again after ten seconds.
+	if err := wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, 20*time.Second, true, func(ctx context.Context) (bool, error) {
+		_, err := in(t, root, "").CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
+		return err != nil, nil
+	}); err != nil {
+		t.Error("the old administrator is let in")
+	}
+	if err := wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, 20*time.Second, true, func(ctx context.Context) (bool, error) {
+		_, err := in(t, adminOf(t, o), "").CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
+		return err == nil, nil
+	}); err != nil {
+		t.Error("the new administrator is not let in")
+	}
+}
