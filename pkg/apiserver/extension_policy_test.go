@@ -229,8 +229,8 @@ func TestGuardRailsOfTheRootGoAroundVirtualClusters(t *testing.T) {
 			"messageExpression":"'no ' + params.data.forbidden + ' in ' + request.userInfo.extra['vmesh.io/target-virtual-cluster'][0]"}]`,
 			`"vmesh.io/applies-to":"tier=production"`, `,"paramRef":{"name":"limits","namespace":"default","parameterNotFoundAction":"Deny"}`+deny)
 		got := prod.answered(422, "no x1 in prod", "default", "")
-		if !strings.HasPrefix(got.message(), "by a rule of the platform: ") {
-			t.Errorf("answered %s", got.message())
+		if !strings.HasPrefix(got.message(), "by a rule of the platform: ") || !strings.Contains(got.body, `"causes":[{"message":"by a rule of the platform: Validating`) {
+			t.Errorf("answered %s", got.body)
 		}
 		dev.must(dev.post(configMaps, configMap("x1", "")))
 		r.must(r.post(configMaps, configMap("x1", "")))

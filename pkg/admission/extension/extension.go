@@ -221,8 +221,10 @@ func (p *Plugin) admit(ctx context.Context, b *act, a admission.Attributes, o ad
 			policies = append(policies, *r.mutatingPolicy)
 		}
 	}
-	if err := p.mutate(ctx, b.cluster, policies, seen(a, b.cluster, 0), o); err != nil {
-		return platform(err)
+	if len(policies) > 0 {
+		if err := p.mutate(ctx, b.cluster, policies, seen(a, b.cluster, 0), o); err != nil {
+			return platform(err)
+		}
 	}
 	for i, r := range b.rails {
 		if r.mutating == nil {
@@ -270,8 +272,10 @@ func (p *Plugin) Validate(ctx context.Context, a admission.Attributes, o admissi
 			policies = append(policies, *r.validatingPolicy)
 		}
 	}
-	if err := p.validate(ctx, b.cluster, policies, seen(a, b.cluster, 0), o); err != nil {
-		return platform(err)
+	if len(policies) > 0 {
+		if err := p.validate(ctx, b.cluster, policies, seen(a, b.cluster, 0), o); err != nil {
+			return platform(err)
+		}
 	}
 	return p.validateByWebhooks(ctx, b, a, o)
 }

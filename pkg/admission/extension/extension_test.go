@@ -305,6 +305,45 @@ func TestGuardRailsAreToldWhereAWriteGoes(t *testing.T) {
 	}
 }
 
+// annotated records the audit annotations of a write.
+type annotated struct {
+	admission.Attributes
+	annotations map[string]string
+}
+
+func (a annotated) AddAnnotation(key, value string) error {
+	if _, twice := a.annotations[key]; twice {
+		return fmt.Errorf("%s is there already", key)
+	}
+	a.annotations[key] = value
+	return nil
+}
+
+func TestAuditAnnotationsOfTeamAndPlatformStandSideBySide(t *testing.T) {
+	f := newFixture(t).feed()
+	noted := strings.Replace(policyManifest, "  validations:", "  auditAnnotations: [{key: note, valueExpression: \"'to ' + object.metadata.name\"}]\n  validations:", 1)
+	audit := func(annotations string) string {
+		return strings.Replace(bindingManifest(annotations), "[Deny]", "[Audit]", 1)
+	}
+	f.change(watch.Added, "shop", noted)
+	f.change(watch.Added, "shop", audit(""))
+	f.change(watch.Added, logical.Root, noted)
+	f.change(watch.Added, logical.Root, audit(v1alpha1.AnnotationAppliesTo+": all"))
+	gvk := schema.GroupVersionKind{Version: "v1", Kind: "ConfigMap"}
+	o := object.New(gvk)
+	o.Name, o.Namespace = "bad", "default"
+	a := annotated{admission.NewAttributesRecord(o, nil, gvk, "default", "bad", schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}, "",
+		admission.Create, &metav1.CreateOptions{}, false, &user.DefaultInfo{}), map[string]string{}}
+	if err := f.Validate(logical.WithCluster(t.Context(), "shop"), a, interfaces{}); err != nil {
+		t.Fatal(err)
+	}
+	const failure = "validation.policy.admission.k8s.io/validation_failure"
+	if a.annotations["names/note"] != "to bad" || a.annotations["platform.names/note"] != "to bad" ||
+		!strings.Contains(a.annotations[failure], "no bad in shop") || !strings.Contains(a.annotations["platform."+failure], "no bad in shop") {
+		t.Errorf("annotations are %v", a.annotations)
+	}
+}
+
 func TestUnchangedRulesAreNotMadeAnew(t *testing.T) {
 	f := newFixture(t).feed()
 	f.change(watch.Added, "shop", policyManifest)

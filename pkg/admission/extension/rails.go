@@ -202,5 +202,11 @@ func platform(err error) error {
 	}
 	s := status.Status()
 	s.Message = mark + s.Message
+	if s.Details != nil { // of what is invalid, kubectl shows the causes alone
+		s.Details = s.Details.DeepCopy()
+		for i := range s.Details.Causes {
+			s.Details.Causes[i].Message = mark + s.Details.Causes[i].Message
+		}
+	}
 	return &apierrors.StatusError{ErrStatus: s}
 }
