@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -151,24 +152,24 @@ func (a *Authenticator) reload(ctx context.Context) (changed bool, err error) {
 	return true, nil
 }
 
-func (s *state) has(i *issuer) bool {
-	for _, other := range s.issuers {
-		if other == i {
-			return true
+func (s *state) has(i *issuer) bool { return slices.Contains(s.issuers, i) }
+
+// settle waits a while until the issuers have answered of which only the configuration is
+// new: their tokens have been good, and are not to be refused meanwhile.
+func (a *Authenticator) settle(ctx context.Context, s *state) {
+	var changed []*issuer
+	for _, i := range s.issuers {
+		if current := a.now.Load(); !current.has(i) && slices.ContainsFunc(current.issuers, func(other *issuer) bool { return other.config.Issuer.URL == i.config.Issuer.URL }) {
+			changed = append(changed, i)
 		}
 	}
-	return false
-}
-
-// settle waits a while until all issuers have answered.
-func (a *Authenticator) settle(ctx context.Context, s *state) {
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
 	poll := time.NewTicker(100 * time.Millisecond)
 	defer poll.Stop()
 	for {
 		healthy := true
-		for _, i := range s.issuers {
+		for _, i := range changed {
 			healthy = healthy && i.HealthCheck() == nil
 		}
 		if healthy {

@@ -344,6 +344,19 @@ func TestTheFileIsReadAgain(t *testing.T) {
 		t.Errorf("the issuer that stayed: %v", err)
 	}
 
+	// Other mappings for an issuer: its tokens are good all the while.
+	write(t, file, configuration("", one.entry(byClaim), two.entry(byClaim)))
+	eventually(t, 30*time.Second, func() error {
+		u, err := who(a, ofTwo)
+		if err != nil {
+			t.Fatalf("a token is refused while its issuer's mappings change: %v", err)
+		}
+		if u.GetName() != "corp:alice" {
+			return fmt.Errorf("the token is %q's", u.GetName())
+		}
+		return nil
+	})
+
 	failures := reloads(t, "failure")
 	write(t, file, configuration("", two.entry(`"claimMappings": {"username": {"expression": "claims."}}`)))
 	eventually(t, 30*time.Second, func() error {
