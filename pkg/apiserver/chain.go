@@ -50,9 +50,12 @@ func buildChain(handler http.Handler, c *genericapiserver.Config, writes *handle
 	handler = genericfilters.WithMaxInFlightLimit(handler, c.MaxRequestsInFlight, c.MaxMutatingRequestsInFlight, c.LongRunningFunc)
 	handler = filters.WithImpersonation(handler, z, clusters, c.Serializer)
 	handler = filters.WithRoles(handler, z, c.Serializer)
+	if c.Authentication.RequestHeaderConfig != nil {
+		handler = filters.WithHost(handler, z, c.Serializer)
+	}
 	handler = genericapifilters.WithAudit(handler, c.AuditBackend, c.AuditPolicyRuleEvaluator, c.LongRunningFunc)
 	failed := genericapifilters.WithFailedAuthenticationAudit(genericapifilters.Unauthorized(c.Serializer), c.AuditBackend, c.AuditPolicyRuleEvaluator)
-	handler = genericapifilters.WithAuthentication(handler, c.Authentication.Authenticator, failed, c.Authentication.APIAudiences, nil)
+	handler = genericapifilters.WithAuthentication(handler, c.Authentication.Authenticator, failed, c.Authentication.APIAudiences, c.Authentication.RequestHeaderConfig)
 	// Inside the timeout, which makes adding headers safe.
 	handler = genericapifilters.WithWarningRecorder(handler)
 	handler = genericfilters.WithTimeoutForNonLongRunningRequests(handler, c.LongRunningFunc)

@@ -37,6 +37,7 @@ type Options struct {
 	MaxBodyBytes   int64
 	AnalysisBudget time.Duration
 	ShutdownPeriod time.Duration
+	Host           HostOptions
 }
 
 // EtcdOptions name an etcd cluster to use in place of the embedded one.
@@ -58,6 +59,7 @@ func NewOptions() *Options {
 		MaxBodyBytes:   3 << 20,
 		AnalysisBudget: 100 * time.Millisecond,
 		ShutdownPeriod: 30 * time.Second,
+		Host:           newHostOptions(),
 	}
 }
 
@@ -79,6 +81,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.Int64Var(&o.MaxBodyBytes, "max-request-body-bytes", o.MaxBodyBytes, "The largest request body that is read.")
 	fs.DurationVar(&o.AnalysisBudget, "analysis-budget", o.AnalysisBudget, "How long a write may wait for Istio's analysis of what it would do, which is answered as warnings; 0 for no analysis of writes.")
 	fs.DurationVar(&o.ShutdownPeriod, "shutdown-period", o.ShutdownPeriod, "How long requests that are under way may take to end after SIGTERM.")
+	o.Host.addFlags(fs)
 	addFeatureGates(fs)
 }
 
@@ -143,7 +146,7 @@ func (o *Options) Validate() error {
 	if o.MaxBodyBytes < 1<<10 {
 		bad("--max-request-body-bytes: %d is too little for any object: at least 1024", o.MaxBodyBytes)
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, o.Host.validate()...)...)
 }
 
 func isPort(s string) bool {

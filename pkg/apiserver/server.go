@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/authenticatorfactory"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
@@ -36,6 +37,7 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/controller/garbage"
 	namespacecontroller "github.com/vmesh-io/vmesh/pkg/controller/namespace"
 	"github.com/vmesh-io/vmesh/pkg/controller/virtualcluster"
+	"github.com/vmesh-io/vmesh/pkg/host"
 	"github.com/vmesh-io/vmesh/pkg/registry/definition"
 	"github.com/vmesh-io/vmesh/pkg/registry/namespace"
 	"github.com/vmesh-io/vmesh/pkg/registry/resource"
@@ -59,6 +61,9 @@ type Server struct {
 	etcd       *etcdProbe
 	sync       *vmeshsync.Service
 	authorizer *authz.Authorizer
+	// host and frontProxy are nil without a host cluster.
+	host       *host.Host
+	frontProxy *authenticatorfactory.RequestHeaderConfig
 
 	secure             *genericapiserver.SecureServingInfo
 	xdsPlain, xdsOnTLS net.Listener
@@ -93,6 +98,9 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 	}
 	// What can be wrong with the options comes before the storage begins to work.
 	if err := s.listen(creds); err != nil {
+		return nil, err
+	}
+	if err := s.connectHost(); err != nil {
 		return nil, err
 	}
 	client, err := s.openEtcd(ctx)
@@ -155,6 +163,9 @@ func (s *Server) assemble(creds *credentials) error {
 		return err
 	}
 	s.authorizer = z
+	if s.host != nil {
+		z.AskHost(s.host)
+	}
 	analysis := s.newAnalysis(slices.Concat(core, mesh), stores)
 
 	serve := func(g *groups, kinds []*kind.Kind) {
@@ -169,6 +180,7 @@ func (s *Server) assemble(creds *credentials) error {
 				case virtualClusters.GroupResource():
 					g.add(gv, k.Resource(), s.clusters.REST())
 					g.add(gv, k.Resource()+"/status", stores[k.GroupResource()].StatusREST(version))
+					g.add(gv, k.Resource()+"/proxy", s.clusters.ProxyREST())
 					g.add(gv, k.Resource()+"/kubeconfig", s.clusters.KubeconfigREST(kubeconfigs, creds.clients, creds.servers))
 					g.add(gv, k.Resource()+"/analysis", s.clusters.AnalysisREST(analyses, analysis.Analyze))
 				case meshes.GroupResource():
@@ -200,22 +212,34 @@ func (s *Server) assemble(creds *credentials) error {
 		return err
 	}
 	checks := s.readinessChecks()
-	admit := admission.NewChainHandler(vmeshadmission.NewNamespaceLifecycle(namespaceREST, s.clusters.IsSystemNamespace),
+	view := s.hostView(mesh)
+	var announced []*kind.Kind
+	if view != nil {
+		announced = mesh
+	}
+	admit := admission.NewChainHandler(s.fitHostView(vmeshadmission.NewNamespaceLifecycle(namespaceREST, s.clusters.IsSystemNamespace), namespaceREST),
 		vmeshadmission.NewAnalysis(analysis.Added))
 	if s.tenant, err = newEndpoint(endpointConfig{
 		name: "virtual-cluster", kinds: slices.Concat(core, mesh, []*kind.Kind{definitions}), storage: tenantGroups,
 		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, admission: admit, clusters: s.clusters, life: s.life,
+		frontProxy: s.frontProxy,
 	}); err != nil {
 		return err
 	}
 	if s.root, err = newEndpoint(endpointConfig{
 		name: "root", kinds: slices.Concat(core, []*kind.Kind{virtualClusters, meshes, kubeconfigs, analyses}), storage: rootGroups,
 		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, admission: admit, clusters: s.clusters, life: s.life, process: true,
+		frontProxy: s.frontProxy, described: announced,
 		wrap: func(root http.Handler) http.Handler {
-			return filters.WithCluster(withReasons(root, checks), withReasons(s.tenant.server.Handler, checks))
+			return filters.WithCluster(withReasons(root, checks), withReasons(s.tenant.server.Handler, checks), view)
 		},
 	}); err != nil {
 		return err
+	}
+	if view != nil {
+		if err := announce(s.root, s.tenant, view.Groups); err != nil {
+			return err
+		}
 	}
 
 	purge := virtualcluster.New(clusterStore, s.backend)
@@ -321,9 +345,13 @@ func (s *Server) authenticator(creds *credentials) (authenticator.Request, error
 	if err != nil {
 		return nil, err
 	}
-	return authn.New(func() (x509.VerifyOptions, bool) {
+	direct := authn.New(func() (x509.VerifyOptions, bool) {
 		return x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, true
-	}, s.clusters), nil
+	}, s.clusters)
+	if s.frontProxy == nil {
+		return direct, nil
+	}
+	return authn.WithFrontProxy(direct, s.frontProxy), nil
 }
 
 // listen binds the ports, so that one that is taken is an error at start.
@@ -458,6 +486,9 @@ func (s *Server) prepareData(ctx context.Context) error {
 	}
 	if err := s.clusters.EnsureDefaults(ctx); err != nil {
 		return err
+	}
+	if err := s.viewServed(ctx); err != nil {
+		klog.FromContext(ctx).Error(err, "The host view serves nothing")
 	}
 	return s.warm.wait(ctx)
 }

@@ -101,7 +101,7 @@ func TestEachClusterGetsItsOwnContext(t *testing.T) {
 		seen(nil, req)
 		path = "root:" + path
 	})
-	handler := WithCluster(other, seen)
+	handler := WithCluster(other, seen, nil)
 	for _, c := range []struct {
 		target, cluster, path string
 		code                  int
