@@ -17,6 +17,7 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
+	"k8s.io/client-go/util/cert"
 
 	vmeshadmission "github.com/vmesh-io/vmesh/pkg/admission"
 	"github.com/vmesh-io/vmesh/pkg/apis/kind"
@@ -85,7 +86,7 @@ func (o *HostOptions) validate() []error {
 
 // connectHost makes the connection to the host cluster, if there is one, and trusts its
 // front proxy, or the one that the options name.
-func (s *Server) connectHost() error {
+func (s *Server) connectHost(creds *credentials) error {
 	o := &s.options.Host
 	var err error
 	if o.Kubeconfig != "" {
@@ -99,6 +100,9 @@ func (s *Server) connectHost() error {
 		if s.frontProxy, err = o.FrontProxy.ToAuthenticationRequestHeaderConfig(); err != nil {
 			return fmt.Errorf("--requestheader-client-ca-file: %w", err)
 		}
+		if err := foreign(s.frontProxy.CAContentProvider.CurrentCABundleContent(), creds.clients.PEM); err != nil {
+			return fmt.Errorf("--requestheader-client-ca-file: %w", err)
+		}
 	case s.host != nil:
 		if s.frontProxy, err = s.host.FrontProxy(); err != nil {
 			return err
@@ -108,6 +112,23 @@ func (s *Server) connectHost() error {
 	}
 	// Clients show a certificate only if they are asked for one of its authority.
 	s.secure.ClientCA = dynamiccertificates.NewUnionCAContentProvider(s.secure.ClientCA, s.frontProxy.CAContentProvider)
+	return nil
+}
+
+// foreign is an error if the authorities of a front proxy include the one of clients:
+// whoever may ask for a certificate of any name could then name any user.
+func foreign(proxies, clients []byte) error {
+	own, err := cert.ParseCertsPEM(clients)
+	if err != nil {
+		return err
+	}
+	trusted, err := cert.ParseCertsPEM(proxies)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(trusted, own[0].Equal) {
+		return errors.New("this is the authority that signs vmesh's own clients, who could then be anyone: use an authority that signs front proxies alone")
+	}
 	return nil
 }
 

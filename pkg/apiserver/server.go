@@ -100,7 +100,7 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 	if err := s.listen(creds); err != nil {
 		return nil, err
 	}
-	if err := s.connectHost(); err != nil {
+	if err := s.connectHost(creds); err != nil {
 		return nil, err
 	}
 	client, err := s.openEtcd(ctx)

@@ -93,7 +93,9 @@ func TestOnlyTheProxysCertificateMakesItsHeadersCount(t *testing.T) {
 }
 
 // notYet is an authority that is still to be read.
-type notYet struct{ dynamiccertificates.CAContentProvider }
+type notYet struct {
+	dynamiccertificates.CAContentProvider
+}
 
 func (notYet) VerifyOptions() (x509.VerifyOptions, bool) { return x509.VerifyOptions{}, false }
 

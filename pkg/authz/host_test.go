@@ -126,6 +126,21 @@ func TestTheHostDecidesAboutItsUsersAndThenTheVirtualCluster(t *testing.T) {
 	}
 }
 
+func TestWithoutAHostToAskItsUsersAreTheRoots(t *testing.T) {
+	z := fed(t, map[string][]runtime.Object{
+		"shop":       {binding("view", "User", "alice")},
+		logical.Root: {entering("shop", "get", "list"), binding("enter", "User", "alice")},
+	})
+	ctx := logical.WithCluster(t.Context(), "shop")
+	for name, want := range map[string]bool{"alice": true, "eve": false} {
+		a := ask("list", "", "pods")
+		a.User = hostIdentity(name)
+		if decision, reason, err := z.Authorize(ctx, a); err != nil || (decision == authorizer.DecisionAllow) != want {
+			t.Errorf("%s: %v (%s), %v", name, decision, reason, err)
+		}
+	}
+}
+
 func TestRulesOfAHostsUserAreThoseThatTheHostLetsItUse(t *testing.T) {
 	z := fed(t, map[string][]runtime.Object{"shop": {binding("edit", "User", "alice")}})
 	host := &theHost{allows: []string{"alice get vmesh.io/virtualclusters/proxy shop"}}
