@@ -49,8 +49,8 @@ func New(kubeconfig string) (*Host, error) {
 		return nil, err
 	}
 	config.UserAgent = "vmesh"
-	// Every request of the host's users may have to wait for one of these.
-	config.QPS, config.Burst = 200, 400
+	// A question stands for a request that the host has forwarded: it is the host that limits them.
+	config.QPS = -1
 	h := &Host{}
 	if h.watches, err = h.connect(config); err != nil {
 		return nil, err
