@@ -155,9 +155,12 @@ resources: [%[1]s/external]
 components: [%[1]s/host-view]
 patches:
 - target: {kind: Service, name: vmesh}
-  patch: '[{"op": "replace", "path": "/spec/externalName", "value": "localhost"}]'
+  patch: |-
+    - {op: replace, path: /spec/externalName, value: localhost}
 - target: {kind: APIService}
-  patch: '[{"op": "add", "path": "/spec/caBundle", "value": "%[2]s"}, {"op": "replace", "path": "/spec/service/port", "value": %[3]d}]'
+  patch: |-
+    - {op: add, path: /spec/caBundle, value: %[2]s}
+    - {op: replace, path: /spec/service/port, value: %[3]d}
 `, manifests, base64.StdEncoding.EncodeToString(ca), s.vmesh.Port)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
