@@ -73,7 +73,7 @@ func (v *HostView) Admit(ctx context.Context, a admission.Attributes, o admissio
 	ctx = request.WithNamespace(ctx, metav1.NamespaceNone)
 	_, err = v.namespaces.Create(ctx, v.newObject(a.GetNamespace()), rest.ValidateAllObjectFunc, &metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("making namespace %q of the host cluster in the virtual cluster: %w", a.GetNamespace(), err)
+		return err // as it is: a quota's refusal, for one, is an answer
 	}
 	return v.NamespaceLifecycle.Admit(ctx, a, o)
 }

@@ -67,6 +67,7 @@ type endpointConfig struct {
 	admission     admission.Interface
 	authorizer    *authz.Authorizer
 	frontProxy    *authenticatorfactory.RequestHeaderConfig
+	tokens        *tokens
 	clusters      clusters
 	life          *lifecycle
 	// wrap, if set, goes around the whole chain of filters.
@@ -140,7 +141,7 @@ func newEndpoint(c endpointConfig) (*endpoint, error) {
 			}
 		}
 	}
-	reviews, scheme, err := reviewGroups(z)
+	reviews, scheme, err := reviewGroups(z, c.tokens)
 	if err != nil {
 		return nil, err
 	}
@@ -150,6 +151,9 @@ func newEndpoint(c endpointConfig) (*endpoint, error) {
 		}
 	}
 	openapi.Install(server.Handler.NonGoRestfulMux, slices.Concat(c.kinds, c.described))
+	for path, handler := range c.tokens.accounts.Handlers() {
+		server.Handler.NonGoRestfulMux.Handle(path, handler)
+	}
 	return e, nil
 }
 
@@ -161,28 +165,17 @@ type limits struct {
 }
 
 // reviewGroups are the questions about who may do what.
-func reviewGroups(z *authz.Authorizer) (groups, *runtime.Scheme, error) {
+func reviewGroups(z *authz.Authorizer, t *tokens) (groups, *runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{authenticationv1.AddToScheme, authorizationv1.AddToScheme} {
-		if err := add(scheme); err != nil {
-			return groups{}, nil, err
-		}
+	if err := codec.AddTyped(scheme, authenticationv1.SchemeGroupVersion, authenticationv1.AddToScheme); err != nil {
+		return groups{}, nil, err
 	}
-	// The machinery decodes into an internal version; these types are their own.
-	for _, gv := range []schema.GroupVersion{authenticationv1.SchemeGroupVersion, authorizationv1.SchemeGroupVersion} {
-		internal := schema.GroupVersion{Group: gv.Group, Version: runtime.APIVersionInternal}
-		for name := range scheme.KnownTypes(gv) {
-			sample, err := scheme.New(gv.WithKind(name))
-			if err != nil {
-				return groups{}, nil, err
-			}
-			if _, isObject := sample.(metav1.ObjectMetaAccessor); isObject {
-				scheme.AddKnownTypeWithName(internal.WithKind(name), sample)
-			}
-		}
+	if err := codec.AddTyped(scheme, authorizationv1.SchemeGroupVersion, authorizationv1.AddToScheme); err != nil {
+		return groups{}, nil, err
 	}
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
 	var g groups
+	g.add(authenticationv1.SchemeGroupVersion, "tokenreviews", review.TokenReview(t, t.accounts.Issuer))
 	g.add(authenticationv1.SchemeGroupVersion, "selfsubjectreviews", review.SelfSubjectReview())
 	g.add(authorizationv1.SchemeGroupVersion, "selfsubjectaccessreviews", review.SelfSubjectAccessReview(z))
 	g.add(authorizationv1.SchemeGroupVersion, "selfsubjectrulesreviews", review.SelfSubjectRulesReview(z))

@@ -232,7 +232,7 @@ func (s *Server) viewServed(ctx context.Context) error {
 	if name == "" {
 		return nil
 	}
-	exists, _, err := s.clusters.State(ctx, name)
+	exists, _, _, err := s.clusters.State(ctx, name)
 	if err == nil && !exists {
 		err = errors.New("there is no such virtual cluster yet: the host is served nothing until it is made")
 	}

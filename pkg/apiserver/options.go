@@ -21,6 +21,8 @@ import (
 	"k8s.io/component-base/featuregate"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/yaml"
+
+	"github.com/vmesh-io/vmesh/pkg/storage/logical"
 )
 
 // Options are what can be chosen at start. NewOptions has sane defaults: everything on
@@ -38,6 +40,8 @@ type Options struct {
 	AnalysisBudget time.Duration
 	ShutdownPeriod time.Duration
 	Host           HostOptions
+	// AuthenticationConfig is the file with the issuers of tokens besides vmesh; empty for none.
+	AuthenticationConfig string
 }
 
 // EtcdOptions name an etcd cluster to use in place of the embedded one.
@@ -80,6 +84,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&o.Etcd.CompactionInterval, "etcd-compaction-interval", o.Etcd.CompactionInterval, "How often old revisions are compacted away; 0 for never.")
 	fs.Int64Var(&o.MaxBodyBytes, "max-request-body-bytes", o.MaxBodyBytes, "The largest request body that is read.")
 	fs.DurationVar(&o.AnalysisBudget, "analysis-budget", o.AnalysisBudget, "How long a write may wait for Istio's analysis of what it would do, which is answered as warnings; 0 for no analysis of writes.")
+	fs.StringVar(&o.AuthenticationConfig, "authentication-config", o.AuthenticationConfig, "A file with Kubernetes' AuthenticationConfiguration: the OpenID Connect issuers whose tokens are known, and who may be anonymous. It is read again when it changes.")
 	fs.DurationVar(&o.ShutdownPeriod, "shutdown-period", o.ShutdownPeriod, "How long requests that are under way may take to end after SIGTERM.")
 	o.Host.addFlags(fs)
 	addFeatureGates(fs)
@@ -200,6 +205,14 @@ func (o *Options) URL() string {
 		}
 	}
 	return "https://" + net.JoinHostPort(host, strconv.Itoa(o.SecurePort))
+}
+
+// clusterURL is the address of a virtual cluster's API, or of the root's.
+func (o *Options) clusterURL(cluster string) string {
+	if cluster == logical.Root {
+		return o.URL()
+	}
+	return o.URL() + "/clusters/" + cluster
 }
 
 // hosts are what the serving certificate must be good for.

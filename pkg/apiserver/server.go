@@ -33,11 +33,13 @@ import (
 	vmeshkinds "github.com/vmesh-io/vmesh/pkg/apis/vmesh"
 	"github.com/vmesh-io/vmesh/pkg/apiserver/filters"
 	"github.com/vmesh-io/vmesh/pkg/authn"
+	"github.com/vmesh-io/vmesh/pkg/authn/oidc"
 	"github.com/vmesh-io/vmesh/pkg/authz"
 	"github.com/vmesh-io/vmesh/pkg/controller/garbage"
 	namespacecontroller "github.com/vmesh-io/vmesh/pkg/controller/namespace"
 	"github.com/vmesh-io/vmesh/pkg/controller/virtualcluster"
 	"github.com/vmesh-io/vmesh/pkg/host"
+	"github.com/vmesh-io/vmesh/pkg/quota"
 	"github.com/vmesh-io/vmesh/pkg/registry/definition"
 	"github.com/vmesh-io/vmesh/pkg/registry/namespace"
 	"github.com/vmesh-io/vmesh/pkg/registry/resource"
@@ -64,6 +66,7 @@ type Server struct {
 	// host and frontProxy are nil without a host cluster.
 	host       *host.Host
 	frontProxy *authenticatorfactory.RequestHeaderConfig
+	issuers    *oidc.Authenticator // nil: none but vmesh
 
 	secure             *genericapiserver.SecureServingInfo
 	xdsPlain, xdsOnTLS net.Listener
@@ -97,6 +100,9 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 		return nil, err
 	}
 	// What can be wrong with the options comes before the storage begins to work.
+	if err := s.openIssuers(); err != nil {
+		return nil, err
+	}
 	if err := s.listen(creds); err != nil {
 		return nil, err
 	}
@@ -114,6 +120,7 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 	}
 	s.backend, err = logical.NewBackend(logical.BackendConfig{
 		Client: client, Prefix: o.Etcd.Prefix, CompactionInterval: compaction, Registerer: newRegisterer(),
+		Shared: len(o.Etcd.Servers) > 0,
 	})
 	if err != nil {
 		return nil, err
@@ -124,12 +131,7 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 
 // assemble makes the kinds, their storage and the two endpoints.
 func (s *Server) assemble(creds *credentials) error {
-	s.clusters = vmesh.NewClusters(s.backend, func(cluster string) string {
-		if cluster == logical.Root {
-			return s.options.URL()
-		}
-		return s.options.URL() + "/clusters/" + cluster
-	})
+	s.clusters = vmesh.NewClusters(s.backend, s.options.clusterURL)
 	virtualClusters, meshes, kubeconfigs, analyses, err := vmeshkinds.Kinds(s.clusters.Hooks())
 	if err != nil {
 		return err
@@ -146,9 +148,20 @@ func (s *Server) assemble(creds *credentials) error {
 	s.kinds = slices.Concat(core, mesh, []*kind.Kind{virtualClusters, meshes})
 
 	stores := map[schema.GroupResource]*resource.Store{}
+	keeper := quota.New(s.clusters.Limits)
+	var contents []*resource.Store // of virtual clusters
 	for _, k := range s.kinds {
-		if stores[k.GroupResource()], err = resource.NewStore(k, s.backend); err != nil {
+		store, err := resource.NewStore(k, s.backend)
+		if err != nil {
 			return err
+		}
+		stores[k.GroupResource()] = store
+		if k == virtualClusters || k == meshes {
+			continue
+		}
+		contents = append(contents, store)
+		if !uncounted[k.GroupResource()] {
+			store.Storage.Storage = keeper.Count(k, store.Storage.Storage)
 		}
 	}
 	for _, group := range []string{"", "events.k8s.io"} {
@@ -158,6 +171,8 @@ func (s *Server) assemble(creds *credentials) error {
 	namespaceREST, finalizeREST := namespace.NewREST(namespaces)
 	clusterStore, meshStore := stores[virtualClusters.GroupResource()], stores[meshes.GroupResource()]
 	s.clusters.Attach(clusterStore, meshStore, namespaces)
+	s.clusters.AttachContents(contents, keeper.Resources())
+	namespaceREST.Contents = slices.DeleteFunc(slices.Clone(contents), func(s *resource.Store) bool { return !s.Kind().Namespaced() })
 	roles, z, err := s.assembleRBAC(stores)
 	if err != nil {
 		return err
@@ -166,6 +181,7 @@ func (s *Server) assemble(creds *credentials) error {
 	if s.host != nil {
 		z.AskHost(s.host)
 	}
+	tokens := s.assembleTokens(stores)
 	analysis := s.newAnalysis(slices.Concat(core, mesh), stores)
 
 	serve := func(g *groups, kinds []*kind.Kind) {
@@ -192,6 +208,9 @@ func (s *Server) assemble(creds *credentials) error {
 						continue
 					}
 					g.add(gv, k.Resource(), stores[k.GroupResource()].REST(version))
+					if k.GroupResource() == (schema.GroupResource{Resource: "serviceaccounts"}) {
+						g.add(gv, "serviceaccounts/token", tokens.request)
+					}
 					if k.HasStatus(version) {
 						g.add(gv, k.Resource()+"/status", stores[k.GroupResource()].StatusREST(version))
 					}
@@ -207,7 +226,7 @@ func (s *Server) assemble(creds *credentials) error {
 	tenantGroups.add(definitions.GVK(definitions.StorageVersion()).GroupVersion(), definitions.Resource(),
 		definition.New(definitions, onceObjects(func() ([]*object.Object, error) { return builtin.CRDObjects(mesh) })))
 
-	authenticator, err := s.authenticator(creds)
+	authenticator, err := s.authenticator(creds, tokens)
 	if err != nil {
 		return err
 	}
@@ -218,17 +237,17 @@ func (s *Server) assemble(creds *credentials) error {
 		announced = mesh
 	}
 	admit := admission.NewChainHandler(s.fitHostView(vmeshadmission.NewNamespaceLifecycle(namespaceREST, s.clusters.IsSystemNamespace), namespaceREST),
-		vmeshadmission.NewAnalysis(analysis.Added))
+		vmeshadmission.NewAnalysis(analysis.Added), vmeshadmission.NewQuota(keeper.Check))
 	if s.tenant, err = newEndpoint(endpointConfig{
 		name: "virtual-cluster", kinds: slices.Concat(core, mesh, []*kind.Kind{definitions}), storage: tenantGroups,
-		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, admission: admit, clusters: s.clusters, life: s.life,
+		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, tokens: tokens, admission: admit, clusters: s.clusters, life: s.life,
 		frontProxy: s.frontProxy,
 	}); err != nil {
 		return err
 	}
 	if s.root, err = newEndpoint(endpointConfig{
 		name: "root", kinds: slices.Concat(core, []*kind.Kind{virtualClusters, meshes, kubeconfigs, analyses}), storage: rootGroups,
-		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, admission: admit, clusters: s.clusters, life: s.life, process: true,
+		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, tokens: tokens, admission: admit, clusters: s.clusters, life: s.life, process: true,
 		frontProxy: s.frontProxy, described: announced,
 		wrap: func(root http.Handler) http.Handler {
 			return filters.WithCluster(withReasons(root, checks), withReasons(s.tenant.server.Handler, checks), view)
@@ -244,23 +263,20 @@ func (s *Server) assemble(creds *credentials) error {
 
 	purge := virtualcluster.New(clusterStore, s.backend)
 	settle := virtualcluster.NewSettle(clusterStore, s.clusters)
-	var contents []*resource.Store
-	for _, k := range s.kinds {
-		if k.Namespaced() {
-			contents = append(contents, stores[k.GroupResource()])
-		}
-	}
-	content := namespacecontroller.New(namespaceREST, finalizeREST, contents)
+	usage := virtualcluster.NewUsage(clusterStore, keeper)
+	content := namespacecontroller.New(namespaceREST, finalizeREST, namespaceREST.Contents)
 	s.loops = append(s.loops,
 		s.observe(clusterStore, s.clusters), s.observe(clusterStore, purge), s.observe(namespaces, content),
 		s.observe(clusterStore, settle.Clusters()), s.observe(meshStore, settle.Meshes()),
+		s.observe(clusterStore, usage),
+		loop{"quota usage", func(ctx context.Context) error { usage.Run(ctx); return nil }},
 		loop{"virtual cluster purge", func(ctx context.Context) error { purge.Run(ctx); return nil }},
 		loop{"virtual cluster settling", func(ctx context.Context) error { settle.Run(ctx); return nil }},
 		loop{"namespace content", func(ctx context.Context) error { content.Run(ctx); return nil }},
 		loop{"warm-up", s.warmUp},
 		loop{"memory", tuneMemory},
 	)
-	s.collectGarbage(stores, admit, map[schema.GroupResource]garbage.Source{
+	s.collectGarbage(stores, admit, keeper, map[schema.GroupResource]garbage.Source{
 		namespaces.Kind().GroupResource(): {Deleter: namespaceREST},
 		virtualClusters.GroupResource():   {Deleter: s.clusters.REST(), Serves: isRoot},
 		meshes.GroupResource():            {Serves: isRoot},
@@ -280,9 +296,17 @@ func (s *Server) observe(store *resource.Store, o logical.Observer) loop {
 func isRoot(cluster string) bool   { return cluster == logical.Root }
 func isTenant(cluster string) bool { return cluster != logical.Root }
 
-// collectGarbage adds the garbage collector of all stores. special are those that are
+// uncounted are the resources that no quota counts: they come and go by themselves.
+var uncounted = map[schema.GroupResource]bool{
+	{Resource: "events"}:                               true,
+	{Group: "events.k8s.io", Resource: "events"}:       true,
+	{Group: "coordination.k8s.io", Resource: "leases"}: true,
+}
+
+// collectGarbage adds the garbage collector of all stores, with whose observers the quotas
+// are kept: most changes concern neither. special are those that are
 // not deleted from, or not served, as the others; mesh are the kinds that the root lacks.
-func (s *Server) collectGarbage(stores map[schema.GroupResource]*resource.Store, admit admission.Interface,
+func (s *Server) collectGarbage(stores map[schema.GroupResource]*resource.Store, admit admission.Interface, keeper *quota.Keeper,
 	special map[schema.GroupResource]garbage.Source, mesh []*kind.Kind) {
 	for _, k := range mesh {
 		special[k.GroupResource()] = garbage.Source{Serves: isTenant}
@@ -294,8 +318,13 @@ func (s *Server) collectGarbage(stores map[schema.GroupResource]*resource.Store,
 		sources = append(sources, source)
 	}
 	collector := garbage.New(sources, admit)
+	collector.Paused = s.clusters.Frozen
 	for _, source := range sources {
-		s.loops = append(s.loops, s.observe(source.Store, collector.Observer(source.Store)))
+		observers := logical.Observers{collector.Observer(source.Store)}
+		if o := keeper.Observer(source.Store.Kind().GroupResource()); o != nil {
+			observers = append(observers, o)
+		}
+		s.loops = append(s.loops, s.observe(source.Store, observers))
 	}
 	s.loops = append(s.loops, loop{"garbage collection", func(ctx context.Context) error { collector.Run(ctx); return nil }})
 }
@@ -339,15 +368,15 @@ func cachesReady(ready map[schema.GroupResource]error) error {
 }
 
 // authenticator checks client certificates against the authority's file, which is read
-// again when it changes.
-func (s *Server) authenticator(creds *credentials) (authenticator.Request, error) {
+// again when it changes, and bearer tokens.
+func (s *Server) authenticator(creds *credentials, tokens *tokens) (authenticator.Request, error) {
 	pool, err := cert.NewPoolFromBytes(creds.clients.PEM)
 	if err != nil {
 		return nil, err
 	}
 	direct := authn.New(func() (x509.VerifyOptions, bool) {
 		return x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, true
-	}, s.clusters)
+	}, s.clusters, tokens, tokens.nobody)
 	if s.frontProxy == nil {
 		return direct, nil
 	}

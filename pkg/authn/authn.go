@@ -13,8 +13,9 @@ import (
 	"strings"
 
 	"k8s.io/apiserver/pkg/authentication/authenticator"
-	"k8s.io/apiserver/pkg/authentication/request/anonymous"
+	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
 	"k8s.io/apiserver/pkg/authentication/request/union"
+	"k8s.io/apiserver/pkg/authentication/request/websocket"
 	x509request "k8s.io/apiserver/pkg/authentication/request/x509"
 	"k8s.io/apiserver/pkg/authentication/user"
 
@@ -50,12 +51,13 @@ type Clusters interface {
 	UID(ctx context.Context, cluster string) (string, bool)
 }
 
-// New authenticates by client certificates of the authorities, and lets callers without
-// one be anonymous. A certificate that is not bound, or is bound to another virtual
-// cluster than the request is for, is refused.
-func New(verify x509request.VerifyOptionFunc, clusters Clusters) authenticator.Request {
+// New authenticates by client certificates of the authorities, then by bearer tokens; who
+// has neither is for nobody to judge. An identity that is not bound, or is bound to another
+// virtual cluster than the request is for, is refused.
+func New(verify x509request.VerifyOptionFunc, clusters Clusters, tokens authenticator.Token, nobody authenticator.Request) authenticator.Request {
 	certificates := newVerified(x509request.NewDynamic(verify, x509request.UserConversionFunc(fromCertificate)))
-	return union.NewFailOnError(&bound{certificates, clusters}, anonymous.NewAuthenticator(nil))
+	credentials := union.NewFailOnError(certificates, bearertoken.New(tokens), websocket.NewProtocolAuthenticator(tokens))
+	return union.NewFailOnError(&bound{credentials, clusters}, nobody)
 }
 
 func fromCertificate(chain []*x509.Certificate) (*authenticator.Response, bool, error) {

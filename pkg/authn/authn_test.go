@@ -8,9 +8,12 @@ import (
 	"encoding/pem"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/request/anonymous"
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"github.com/vmesh-io/vmesh/pkg/pki"
@@ -22,6 +25,45 @@ type uids map[string]string
 func (u uids) UID(_ context.Context, cluster string) (string, bool) {
 	uid, ok := u[cluster]
 	return uid, ok
+}
+
+// ownTokens are of the virtual cluster that they name, or of none.
+var ownTokens = authenticator.TokenFunc(func(_ context.Context, token string) (*authenticator.Response, bool, error) {
+	cluster, uid, ok := strings.Cut(token, "/")
+	if !ok {
+		return nil, false, nil
+	}
+	return &authenticator.Response{User: &user.DefaultInfo{Name: "bob", Extra: map[string][]string{ExtraCluster: {cluster}, ExtraClusterUID: {uid}}}}, true, nil
+})
+
+func TestTokensAreGoodWhereTheyBelong(t *testing.T) {
+	request := New(func() (x509.VerifyOptions, bool) { return x509.VerifyOptions{}, true }, uids{"shop": "uid-2", "other": "uid-3"}, ownTokens, anonymous.NewAuthenticator(nil))
+	for _, c := range []struct{ name, authorization, cluster, who string }{
+		{"at home", "Bearer shop/uid-2", "shop", "bob"},
+		{"at home, in another case", "bearer shop/uid-2", "shop", "bob"},
+		{"elsewhere", "Bearer shop/uid-2", "other", ""},
+		{"in the root", "Bearer shop/uid-2", logical.Root, ""},
+		{"of an earlier virtual cluster of the name", "Bearer shop/uid-1", "shop", ""},
+		{"of one that is gone", "Bearer gone/uid-9", "gone", ""},
+		{"the root's, in a virtual cluster", "Bearer root/", "shop", "bob"},
+		{"nobody's", "Bearer x", "shop", ""},
+		{"another scheme", "Basic eDp5", "shop", user.Anonymous},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			req := httptest.NewRequest("GET", "/api", nil)
+			req = req.WithContext(logical.WithCluster(req.Context(), c.cluster))
+			req.Header.Set("Authorization", c.authorization)
+			resp, ok, err := request.AuthenticateRequest(req)
+			switch {
+			case c.who == "" && (ok || err == nil):
+				t.Errorf("let in as %v, %v", resp, err)
+			case c.who != "" && (!ok || resp.User.GetName() != c.who):
+				t.Errorf("refused: %v", err)
+			case c.who == "bob" && req.Header.Get("Authorization") != "":
+				t.Error("the token goes on with the request")
+			}
+		})
+	}
 }
 
 func TestIdentitiesAreGoodWhereTheyBelong(t *testing.T) {
@@ -38,7 +80,7 @@ func TestIdentitiesAreGoodWhereTheyBelong(t *testing.T) {
 	known := uids{"shop": "uid-2", "other": "uid-3"}
 	request := New(func() (x509.VerifyOptions, bool) {
 		return x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, true
-	}, known)
+	}, known, ownTokens, anonymous.NewAuthenticator(nil))
 
 	issue := func(a *pki.Authority, uri *url.URL) *x509.Certificate {
 		t.Helper()

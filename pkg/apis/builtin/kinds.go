@@ -82,6 +82,8 @@ type actions[P any] struct {
 	complete func(obj, old P)
 	// validate checks what the schema cannot say.
 	validate func(obj, old P) field.ErrorList
+	// warn is what who makes such an object should know.
+	warn func(obj P) []string
 	// cells are what kubectl shows, one for each column.
 	cells func(obj P) []any
 	// name checks a name, or with prefix set a generateName.
@@ -142,14 +144,18 @@ func typedAs[T any, P pointerTo[T]](a actions[P]) typedRow {
 		if err != nil {
 			return nil, field.ErrorList{field.Invalid(field.NewPath(""), obj.Kind, err.Error())}
 		}
+		var warnings []string
+		if a.warn != nil && old == nil {
+			warnings = a.warn(typed)
+		}
 		if a.validate == nil {
-			return nil, nil
+			return warnings, nil
 		}
 		before, err := decode[T, P](old)
 		if err != nil {
 			before = nil
 		}
-		return nil, a.validate(typed, before)
+		return warnings, a.validate(typed, before)
 	}
 	if a.cells != nil {
 		r.print = func(o *object.Object) ([]any, error) {

@@ -46,7 +46,7 @@ func rows() []*row {
 			version: "v1", kind: "Secret", plural: "secrets", selectable: []string{"type"},
 			columns: columns(nameColumn(), text("Type", corev1.Secret{}.SwaggerDoc()["type"]), text("Data", corev1.Secret{}.SwaggerDoc()["data"]), ageColumn()),
 			typed: typedAs(actions[*corev1.Secret]{
-				fill: fillSecret, validate: validateSecret,
+				fill: fillSecret, validate: validateSecret, warn: warnOfSecret,
 				cells: func(o *corev1.Secret) []any {
 					return []any{o.Name, string(o.Type), int64(len(o.Data)), age(o.CreationTimestamp)}
 				},

@@ -78,6 +78,16 @@ func validateSecret(o, old *corev1.Secret) field.ErrorList {
 	return append(errs, validateSecretType(o, data)...)
 }
 
+// warnOfSecret says what is not done here for a secret: nothing writes tokens that never
+// end into it.
+func warnOfSecret(o *corev1.Secret) []string {
+	if o.Type != corev1.SecretTypeServiceAccountToken || len(o.Data[corev1.ServiceAccountTokenKey]) > 0 {
+		return nil
+	}
+	return []string{"type: no token is put into secrets of type " + string(o.Type) + " here: ask for one that ends, by kubectl create token " +
+		o.Annotations[corev1.ServiceAccountNameKey]}
+}
+
 // validateSecretType checks that a secret holds what its type promises.
 func validateSecretType(o *corev1.Secret, data *field.Path) field.ErrorList {
 	var errs field.ErrorList

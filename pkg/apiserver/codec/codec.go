@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -57,6 +58,10 @@ func New(kinds []*kind.Kind) (*Codec, error) {
 			metav1.AddToGroupVersion(c.scheme, schema.GroupVersion{Group: k.Group(), Version: version})
 		}
 	}
+	// What a subresource is asked with need not be a kind: serviceaccounts/token.
+	if err := AddTyped(c.scheme, authenticationv1.SchemeGroupVersion, authenticationv1.AddToScheme); err != nil {
+		return nil, err
+	}
 	metav1.AddToGroupVersion(c.scheme, schema.GroupVersion{Version: "v1"})
 	c.scheme.AddUnversionedTypes(schema.GroupVersion{Version: "v1"},
 		&metav1.Status{}, &metav1.APIVersions{}, &metav1.APIGroupList{}, &metav1.APIGroup{}, &metav1.APIResourceList{})
@@ -86,6 +91,25 @@ func New(kinds []*kind.Kind) (*Codec, error) {
 		c.infos = append(c.infos, info)
 	}
 	return c, nil
+}
+
+// AddTyped adds a group version of Go types that are answered and never stored. The API
+// machinery decodes into an internal version; these types are their own.
+func AddTyped(scheme *runtime.Scheme, gv schema.GroupVersion, add func(*runtime.Scheme) error) error {
+	if err := add(scheme); err != nil {
+		return fmt.Errorf("adding the types of %s: %w", gv, err)
+	}
+	internal := schema.GroupVersion{Group: gv.Group, Version: runtime.APIVersionInternal}
+	for name := range scheme.KnownTypes(gv) {
+		sample, err := scheme.New(gv.WithKind(name))
+		if err != nil {
+			return fmt.Errorf("adding the types of %s: %w", gv, err)
+		}
+		if _, isObject := sample.(metav1.ObjectMetaAccessor); isObject {
+			scheme.AddKnownTypeWithName(internal.WithKind(name), sample)
+		}
+	}
+	return nil
 }
 
 // Kind finds a kind.

@@ -169,10 +169,13 @@ func (c *Codec) TypedToObject(value *typed.TypedValue) (runtime.Object, error) {
 
 func (c *Codec) typeConverter(gvk schema.GroupVersionKind) (managedfields.TypeConverter, error) {
 	k, ok := c.byGroupKind[gvk.GroupKind()]
-	if !ok {
-		return nil, fmt.Errorf("no kind %s", gvk)
+	switch {
+	case ok:
+		return k.TypeConverter()
+	case c.scheme.Recognizes(gvk):
+		return managedfields.NewDeducedTypeConverter(), nil // answered, and never stored
 	}
-	return k.TypeConverter()
+	return nil, fmt.Errorf("no kind %s", gvk)
 }
 
 // VersionsForGroupKind implements endpoints.ConvertabilityChecker.

@@ -183,15 +183,18 @@ func codecs() runtime.NegotiatedSerializer {
 
 type clusterStates map[string]string
 
-func (c clusterStates) State(_ context.Context, name string) (exists, deleting bool, err error) {
-	if c[name] == "broken" {
-		return false, false, errors.New("etcd is away")
+func (c clusterStates) State(_ context.Context, name string) (exists, deleting bool, frozen string, err error) {
+	switch c[name] {
+	case "broken":
+		return false, false, "", errors.New("etcd is away")
+	case "frozen":
+		frozen = "we are moving"
 	}
-	return c[name] != "", c[name] == "deleting", nil
+	return c[name] != "", c[name] == "deleting", frozen, nil
 }
 
 func TestState(t *testing.T) {
-	states := clusterStates{"here": "serving", "going": "deleting", "broken": "broken"}
+	states := clusterStates{"here": "serving", "going": "deleting", "broken": "broken", "cold": "frozen"}
 	handler := WithState(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), states, codecs())
 	for _, c := range []struct {
 		cluster, verb string
@@ -201,6 +204,8 @@ func TestState(t *testing.T) {
 		{"nowhere", "get", 404}, {"nowhere", "create", 404},
 		{"going", "get", 200}, {"going", "list", 200}, {"going", "watch", 200},
 		{"going", "create", 403}, {"going", "delete", 403}, {"going", "patch", 403},
+		{"cold", "get", 200}, {"cold", "list", 200}, {"cold", "watch", 200},
+		{"cold", "create", 403}, {"cold", "update", 403}, {"cold", "patch", 403}, {"cold", "delete", 403}, {"cold", "deletecollection", 403},
 		{"broken", "get", 500}, {"", "get", 500},
 	} {
 		ctx := request.WithRequestInfo(context.Background(), &request.RequestInfo{IsResourceRequest: true, Verb: c.verb})
@@ -212,5 +217,40 @@ func TestState(t *testing.T) {
 		if w.Code != c.code {
 			t.Errorf("%s in %q: code %d, want %d", c.verb, c.cluster, w.Code, c.code)
 		}
+	}
+}
+
+func TestAFrozenVirtualClusterTakesWhatChangesNoConfiguration(t *testing.T) {
+	handler := WithState(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), clusterStates{"cold": "frozen"}, codecs())
+	for _, c := range []struct {
+		name string
+		info request.RequestInfo
+		code int
+	}{
+		{"an event", request.RequestInfo{Resource: "events"}, 200},
+		{"an event of the newer group", request.RequestInfo{APIGroup: "events.k8s.io", Resource: "events"}, 200},
+		{"a lease", request.RequestInfo{APIGroup: "coordination.k8s.io", Resource: "leases"}, 200},
+		{"a token", request.RequestInfo{Resource: "serviceaccounts", Subresource: "token"}, 200},
+		{"a service account", request.RequestInfo{Resource: "serviceaccounts"}, 403},
+		{"a question about rights", request.RequestInfo{APIGroup: "authorization.k8s.io", Resource: "selfsubjectaccessreviews"}, 200},
+		{"a question about a token", request.RequestInfo{APIGroup: "authentication.k8s.io", Resource: "tokenreviews"}, 200},
+		{"a role", request.RequestInfo{APIGroup: "rbac.authorization.k8s.io", Resource: "roles"}, 403},
+		{"a status", request.RequestInfo{APIGroup: "networking.istio.io", Resource: "virtualservices", Subresource: "status"}, 403},
+		{"something named like an event", request.RequestInfo{APIGroup: "networking.istio.io", Resource: "events"}, 403},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.info.IsResourceRequest, c.info.Verb = true, "create"
+			ctx := request.WithRequestInfo(logical.WithCluster(t.Context(), "cold"), &c.info)
+			w := httptest.NewRecorder()
+			handler.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/", nil).WithContext(ctx))
+			if w.Code != c.code || c.code == 403 && !strings.Contains(w.Body.String(), "frozen and takes no writes: we are moving") {
+				t.Errorf("code %d: %s", w.Code, w.Body)
+			}
+		})
+	}
+	w := httptest.NewRecorder()
+	ctx := request.WithRequestInfo(logical.WithCluster(t.Context(), "cold"), &request.RequestInfo{Verb: "get"})
+	if handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/version", nil).WithContext(ctx)); w.Code != 200 {
+		t.Errorf("/version: code %d", w.Code)
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
 )
 
@@ -193,6 +194,19 @@ func DefaultClusterRoles() []*rbacv1.ClusterRole {
 			Rules:      []rbacv1.PolicyRule{paths("/livez", "/readyz", "/healthz", "/version", "/version/")},
 		},
 		{
+			ObjectMeta: metav1.ObjectMeta{Name: "system:service-account-issuer-discovery"},
+			Rules: []rbacv1.PolicyRule{
+				paths("/.well-known/openid-configuration", "/.well-known/openid-configuration/", "/openid/v1/jwks", "/openid/v1/jwks/"),
+			},
+		},
+		{
+			ObjectMeta: metav1.ObjectMeta{Name: "system:auth-delegator"},
+			Rules: []rbacv1.PolicyRule{
+				rule([]string{"create"}, "authentication.k8s.io", "tokenreviews"),
+				rule([]string{"create"}, "authorization.k8s.io", "subjectaccessreviews"),
+			},
+		},
+		{
 			ObjectMeta: metav1.ObjectMeta{Name: "system:monitoring"},
 			Rules:      []rbacv1.PolicyRule{paths("/metrics", "/metrics/slis", "/livez", "/readyz", "/healthz", "/livez/*", "/readyz/*", "/healthz/*")},
 		},
@@ -242,6 +256,7 @@ func DefaultClusterRoleBindings() []*rbacv1.ClusterRoleBinding {
 		{"system:discovery", user.AllAuthenticated},
 		{"system:monitoring", user.MonitoringGroup},
 		{"system:public-info-viewer", user.AllAuthenticated},
+		{"system:service-account-issuer-discovery", serviceaccount.AllServiceAccountsGroup},
 	} {
 		o := &rbacv1.ClusterRoleBinding{
 			ObjectMeta: metav1.ObjectMeta{Name: b.role},

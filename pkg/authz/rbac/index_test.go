@@ -288,10 +288,20 @@ func TestWhatTheRootGrantsIsForItsOwnIdentities(t *testing.T) {
 	}
 	f.put(t, "here", globally("bots", "cluster-admin", rbacv1.Subject{Kind: "ServiceAccount", Namespace: "ci", Name: "bot"}, rbacv1.Subject{Kind: "Group", Name: "system:serviceaccounts:ci"}))
 	bot := &user.DefaultInfo{Name: "system:serviceaccount:ci:bot", Groups: []string{"system:serviceaccounts", "system:serviceaccounts:ci"}}
-	for _, guest := range []bool{false, true} {
-		if ok, _ := f.Allows(Subject{Cluster: "here", User: bot, Guest: guest}, asking("get", "shop", "pods")); ok == guest {
-			t.Errorf("a service account, of the root %t: %t", guest, ok)
-		}
+	allowed := func(guest bool) bool {
+		ok, _ := f.Allows(Subject{Cluster: "here", User: bot, Guest: guest}, asking("get", "shop", "pods"))
+		return ok
+	}
+	if !allowed(false) || allowed(true) {
+		t.Errorf("a service account: %t, of the root: %t", allowed(false), allowed(true))
+	}
+	f.put(t, "here", globally("bots", "cluster-admin", rbacv1.Subject{APIGroup: rbacv1.GroupName, Kind: "User", Name: bot.Name}))
+	if !allowed(false) || allowed(true) {
+		t.Errorf("a service account that is bound as a user: %t, of the root: %t", allowed(false), allowed(true))
+	}
+	f.put(t, logical.Root, cluster(v1alpha1.VirtualClusterAccess{Role: "view", Subjects: []v1alpha1.AccessSubject{{Kind: "User", Name: bot.Name}}}))
+	if !allowed(true) {
+		t.Error("a service account of the root that the root grants a role has none")
 	}
 }
 

@@ -130,7 +130,8 @@ func subjectsOf(all []rbacv1.Subject, namespace string) []subject {
 func (s *subject) is(u user.Info, guest bool) bool {
 	switch s.kind {
 	case userSubject:
-		return u.GetName() == s.name.Value()
+		name := s.name.Value()
+		return u.GetName() == name && !(guest && strings.HasPrefix(name, serviceaccount.ServiceAccountUsernamePrefix))
 	case groupSubject:
 		group := s.name.Value()
 		return slices.Contains(u.GetGroups(), group) && !(guest && strings.HasPrefix(group, serviceaccount.AllServiceAccountsGroup))

@@ -12,6 +12,12 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 )
 
+// Everything is the rules that allow whatever can be asked. They must not be modified.
+var Everything = []rbacv1.PolicyRule{
+	{Verbs: []string{"*"}, APIGroups: []string{"*"}, Resources: []string{"*"}},
+	{Verbs: []string{"*"}, NonResourceURLs: []string{"*"}},
+}
+
 // ruleSet is the rules of one role. It is immutable and shared by all roles, of all
 // virtual clusters, that say the same.
 type ruleSet struct {

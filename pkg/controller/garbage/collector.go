@@ -52,6 +52,9 @@ type Collector struct {
 	admission admission.Interface
 	user      user.Info
 
+	// Paused, if set before Run, tells which virtual clusters nothing is collected in.
+	Paused func(cluster string) bool
+
 	unsynced int           // guarded by the index's lock
 	synced   chan struct{} // closed when the state of all sources is known
 
@@ -143,6 +146,8 @@ var (
 	errBehind = errors.New("some watches are behind")
 	// errUnreadable says that an owner is there and cannot be read.
 	errUnreadable = errors.New("an owner is quarantined")
+	// errPaused says that nothing is collected in the virtual cluster for now.
+	errPaused = errors.New("the virtual cluster is frozen")
 )
 
 func (c *Collector) next(ctx context.Context) bool {
@@ -156,14 +161,17 @@ func (c *Collector) next(ctx context.Context) bool {
 		c.queue.Forget(k)
 		return true
 	}
-	err := c.process(ctx, it)
+	err := errPaused
+	if c.Paused == nil || !c.Paused(it.cluster) {
+		err = c.process(ctx, it)
+	}
 	if err == nil || ctx.Err() != nil {
 		c.queue.Forget(k)
 		return true
 	}
 	logger := klog.FromContext(ctx).WithValues("virtualCluster", it.cluster, "kind", it.source.Store.Kind().String(), "namespace", it.namespace, "name", it.name)
 	switch {
-	case errors.Is(err, errBehind), apierrors.IsConflict(err):
+	case errors.Is(err, errBehind), errors.Is(err, errPaused), apierrors.IsConflict(err):
 	case errors.Is(err, errUnreadable), apierrors.IsForbidden(err), apierrors.IsInvalid(err):
 		// Only a user can change this, and the next try is as likely to fail.
 		logger.V(2).Info("Garbage collection has to wait", "reason", err.Error())

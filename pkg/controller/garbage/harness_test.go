@@ -115,14 +115,18 @@ type running struct {
 
 // start runs a collector of all kinds until the test ends. watch may stand between
 // the storage and an observer.
-func (s *storage) start(t testing.TB, admit admission.Interface, watch func(plural string, o logical.Observer) logical.Observer) *running {
+func (s *storage) start(t testing.TB, admit admission.Interface, watch func(plural string, o logical.Observer) logical.Observer, adjust ...func(*Collector)) *running {
 	t.Helper()
-	return s.startWith(t, s.sources, admit, watch)
+	return s.startWith(t, s.sources, admit, watch, adjust...)
 }
 
-func (s *storage) startWith(t testing.TB, sources []Source, admit admission.Interface, watch func(plural string, o logical.Observer) logical.Observer) *running {
+func (s *storage) startWith(t testing.TB, sources []Source, admit admission.Interface, watch func(plural string, o logical.Observer) logical.Observer,
+	adjust ...func(*Collector)) *running {
 	t.Helper()
 	c := New(sources, admit)
+	for _, a := range adjust {
+		a(c)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	for _, source := range sources {

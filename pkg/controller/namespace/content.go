@@ -21,6 +21,8 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
+	"github.com/vmesh-io/vmesh/pkg/quota"
 	registry "github.com/vmesh-io/vmesh/pkg/registry/namespace"
 	"github.com/vmesh-io/vmesh/pkg/registry/resource"
 	"github.com/vmesh-io/vmesh/pkg/storage/logical"
@@ -116,15 +118,19 @@ func (c *Content) empty(ctx context.Context, k key) error {
 	if !registry.Terminating(obj.(*object.Object)) {
 		return nil
 	}
+	root = quota.Exempt(root) // what is left to write is about a deletion
 	inside := request.WithNamespace(logical.WithCluster(ctx, k.cluster), k.name)
 	var errs []error
 	var remaining []string
 	for _, s := range c.contents {
-		left, err := deleteAll(inside, s)
+		left, protected, err := deleteAll(inside, s)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("deleting %s: %w", s.Kind(), err))
 		}
-		if left > 0 {
+		switch {
+		case protected > 0:
+			remaining = append(remaining, fmt.Sprintf("%s has %d resource instances, %d of them protected by the label %s", s.Kind(), left, protected, v1alpha1.LabelProtected))
+		case left > 0:
 			remaining = append(remaining, fmt.Sprintf("%s has %d resource instances", s.Kind(), left))
 		}
 	}
@@ -138,20 +144,29 @@ func (c *Content) empty(ctx context.Context, k key) error {
 }
 
 // deleteAll deletes the objects of a kind in the context's namespace, and counts those
-// that are still there.
-func deleteAll(ctx context.Context, s *resource.Store) (left int, err error) {
+// that are still there. It leaves those that are protected: one may have been marked while
+// the deletion of the namespace began.
+func deleteAll(ctx context.Context, s *resource.Store) (left, protected int, err error) {
 	list, err := s.List(ctx, &internalversion.ListOptions{})
 	if err != nil || len(list.(*object.List).Items) == 0 {
-		return 0, err
+		return 0, 0, err
 	}
 	background := metav1.DeletePropagationBackground
-	if _, err := s.DeleteCollection(ctx, rest.ValidateAllObjectFunc, &metav1.DeleteOptions{PropagationPolicy: &background}, &internalversion.ListOptions{}); err != nil {
-		return 0, err
+	_, err = s.DeleteCollection(ctx, rest.ValidateAllObjectFunc, &metav1.DeleteOptions{PropagationPolicy: &background},
+		&internalversion.ListOptions{LabelSelector: resource.Unprotected()})
+	if err != nil {
+		return 0, 0, err
 	}
 	if list, err = s.List(ctx, &internalversion.ListOptions{}); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	return len(list.(*object.List).Items), nil
+	items := list.(*object.List).Items
+	for i := range items {
+		if resource.IsProtected(&items[i]) {
+			protected++
+		}
+	}
+	return len(items), protected, nil
 }
 
 // report writes into the namespace's conditions why it is not gone yet.

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/endpoints/request"
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage"
@@ -19,6 +20,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
+	"github.com/vmesh-io/vmesh/pkg/quota"
 	"github.com/vmesh-io/vmesh/pkg/registry/resource"
 )
 
@@ -41,6 +43,8 @@ func Terminating(o *object.Object) bool { return o.DeletionTimestamp != nil }
 // REST serves namespaces.
 type REST struct {
 	*resource.REST
+	// Contents are the stores of all namespaced kinds.
+	Contents []*resource.Store
 }
 
 // FinalizeREST serves the finalize subresource: whoever takes care of a namespace's
@@ -58,7 +62,7 @@ func NewREST(s *resource.Store) (*REST, *FinalizeREST) {
 	finalize := *s.Store
 	finalize.UpdateStrategy = finalizeStrategy{s.UpdateStrategy}
 	s.UpdateStrategy = updateStrategy{s.UpdateStrategy}
-	return &REST{s.REST(Version)}, &FinalizeREST{StatusREST: s.StatusREST(Version), store: &finalize}
+	return &REST{REST: s.REST(Version)}, &FinalizeREST{StatusREST: s.StatusREST(Version), store: &finalize}
 }
 
 func finalizers(o *object.Object) []corev1.FinalizerName {
@@ -71,8 +75,11 @@ func finalizers(o *object.Object) []corev1.FinalizerName {
 }
 
 // Delete implements rest.GracefulDeleter: it marks the namespace, which is removed when
-// it is empty and its finalizers are gone.
+// it is empty and its finalizers are gone. One that is protected, or holds an object that
+// is, is refused. Of an object that becomes so in the same moment no more is promised than
+// that it is not deleted: its namespace then waits for it.
 func (r *REST) Delete(ctx context.Context, name string, validate rest.ValidateObjectFunc, options *metav1.DeleteOptions) (runtime.Object, bool, error) {
+	ctx = quota.Exempt(ctx)
 	obj, err := r.Get(ctx, name, &metav1.GetOptions{})
 	if err != nil {
 		return nil, false, err
@@ -96,13 +103,31 @@ func (r *REST) Delete(ctx context.Context, name string, validate rest.ValidateOb
 			"precondition failed: ResourceVersion in precondition: %v, ResourceVersion in object meta: %v", *rv, o.ResourceVersion))
 	}
 	if o.DeletionTimestamp == nil {
-		marked, err := r.mark(ctx, name, validate, options)
+		marked, err := r.mark(ctx, name, resource.Guard(r.DefaultQualifiedResource, r.guardContents(validate)), options)
 		return marked, false, err
 	}
 	if len(finalizers(o)) == 0 {
 		return r.REST.Delete(ctx, name, validate, options)
 	}
 	return o, false, nil
+}
+
+// guardContents makes a validation of deletions refuse namespaces that hold protected objects.
+func (r *REST) guardContents(validate rest.ValidateObjectFunc) rest.ValidateObjectFunc {
+	return func(ctx context.Context, obj runtime.Object) error {
+		name := obj.(*object.Object).Name
+		held, err := resource.Protected(request.WithNamespace(ctx, name), r.Contents)
+		if err != nil {
+			return err
+		}
+		if len(held) > 0 {
+			return apierrors.NewForbidden(r.DefaultQualifiedResource, name, fmt.Errorf("it holds %s", resource.Describe(held)))
+		}
+		if validate == nil {
+			return nil
+		}
+		return validate(ctx, obj)
+	}
 }
 
 // mark writes the time of deletion and the phase that goes with it.
@@ -118,10 +143,8 @@ func (r *REST) mark(ctx context.Context, name string, validate rest.ValidateObje
 		if !ok {
 			return nil, fmt.Errorf("expected a namespace, got %T", existing)
 		}
-		if validate != nil {
-			if err := validate(ctx, o); err != nil {
-				return nil, err
-			}
+		if err := validate(ctx, o); err != nil {
+			return nil, err
 		}
 		o = o.DeepCopy()
 		if o.DeletionTimestamp == nil {

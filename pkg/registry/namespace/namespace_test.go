@@ -3,6 +3,7 @@ package namespace
 import (
 	"context"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/apis/builtin"
 	"github.com/vmesh-io/vmesh/pkg/apis/kind"
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 	"github.com/vmesh-io/vmesh/pkg/registry/resource"
 	"github.com/vmesh-io/vmesh/pkg/storage/embedded"
 	"github.com/vmesh-io/vmesh/pkg/storage/logical"
@@ -52,15 +54,20 @@ func newServer(t *testing.T) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := resource.NewStore(kinds[slices.IndexFunc(kinds, func(k *kind.Kind) bool { return k.Resource() == "namespaces" })], backend)
-	if err != nil {
-		t.Fatal(err)
+	open := func(plural string) *resource.Store {
+		store, err := resource.NewStore(kinds[slices.IndexFunc(kinds, func(k *kind.Kind) bool { return k.Resource() == plural })], backend)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return store
 	}
+	store, contents := open("namespaces"), []*resource.Store{open("configmaps"), open("secrets")}
 	if err := backend.WaitReady(ctx); err != nil {
 		t.Fatal(err)
 	}
 	s := &server{t: t, ctx: request.WithNamespace(logical.WithCluster(ctx, "shop"), metav1.NamespaceNone)}
 	s.rest, s.finalizer = NewREST(store)
+	s.rest.Contents = contents
 	return s
 }
 
@@ -185,5 +192,54 @@ func TestADeletionMayBeConditionalOrDry(t *testing.T) {
 	}
 	if _, _, err := s.delete("b", nil); !apierrors.IsNotFound(err) {
 		t.Errorf("what is not there: %v", err)
+	}
+}
+
+func TestANamespaceThatIsProtectedOrHoldsWhatIsStays(t *testing.T) {
+	s := newServer(t)
+	inside := func(cluster, namespace string) context.Context {
+		return request.WithNamespace(logical.WithCluster(s.ctx, cluster), namespace)
+	}
+	configMap := func(cluster, namespace, name, protected string) {
+		t.Helper()
+		o := object.New(corev1.SchemeGroupVersion.WithKind("ConfigMap"))
+		o.Name, o.Namespace, o.Labels = name, namespace, map[string]string{v1alpha1.LabelProtected: protected}
+		if _, err := s.rest.Contents[0].Create(inside(cluster, namespace), o, rest.ValidateAllObjectFunc, &metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	label := func(name, protected string) {
+		s.update(s.rest, name, func(ns *corev1.Namespace) { ns.Labels[v1alpha1.LabelProtected] = protected })
+	}
+	for _, name := range []string{"a", "b", "c"} {
+		s.create(name)
+	}
+	configMap("shop", "b", "kept", "true")
+	configMap("shop", "c", "other", "false")
+	configMap("other", "c", "kept", "true")
+	label("a", "true")
+	for _, c := range []struct {
+		name string
+		want string // in the error
+	}{
+		{"a", "kubectl label namespaces a vmesh.io/protected-"}, {"b", "it holds an object that is protected from deletion (configmaps b/kept)"}, {"c", ""},
+	} {
+		for _, dry := range []bool{true, false} {
+			options := &metav1.DeleteOptions{}
+			if dry {
+				options.DryRun = []string{metav1.DryRunAll}
+			}
+			_, _, err := s.delete(c.name, options)
+			if c.want == "" && err != nil || c.want != "" && (!apierrors.IsForbidden(err) || !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("%s: got %v, want %q", c.name, err, c.want)
+			}
+		}
+		if ns := s.get(c.name); (ns.DeletionTimestamp == nil) != (c.want != "") {
+			t.Errorf("%s: deleted at %v", c.name, ns.DeletionTimestamp)
+		}
+	}
+	label("a", "false")
+	if _, _, err := s.delete("a", nil); err != nil {
+		t.Errorf("unmarked: %v", err)
 	}
 }

@@ -16,17 +16,15 @@ import (
 	"k8s.io/component-helpers/auth/rbac/validation"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
+	"github.com/vmesh-io/vmesh/pkg/authz/rbac"
 )
 
 // checkRole refuses a role that allows what its writer is not allowed, unless the writer
 // has the verb escalate on it.
 func checkRole(ctx context.Context, r *REST, o, old *object.Object) error {
-	u, ok := request.UserFrom(ctx)
-	if !ok {
-		return apierrors.NewInternalError(fmt.Errorf("the request has no user"))
-	}
-	if r.Authority.Administrator(ctx, u) || old != nil && onlyForDeletion(o, old) {
-		return nil
+	u, exempt, err := r.writer(ctx, o, old)
+	if exempt || err != nil {
+		return err
 	}
 	namespace := request.NamespaceValue(ctx)
 	question := authorizer.AttributesRecord{
@@ -54,16 +52,11 @@ func checkRole(ctx context.Context, r *REST, o, old *object.Object) error {
 	}
 	if aggregates(&role) || aggregates(&before) {
 		// It may come to hold anything.
-		if err := r.holds(ctx, u, namespace, everything); err != nil {
+		if err := r.holds(ctx, u, namespace, rbac.Everything); err != nil {
 			return apierrors.NewForbidden(r.resource, o.Name, fmt.Errorf("must have cluster-admin privileges to use the aggregationRule"))
 		}
 	}
 	return nil
-}
-
-var everything = []rbacv1.PolicyRule{
-	{Verbs: []string{"*"}, APIGroups: []string{"*"}, Resources: []string{"*"}},
-	{Verbs: []string{"*"}, NonResourceURLs: []string{"*"}},
 }
 
 func aggregates(r *rbacv1.ClusterRole) bool {
@@ -73,12 +66,9 @@ func aggregates(r *rbacv1.ClusterRole) bool {
 // checkBinding refuses a binding of a role that allows what its writer is not allowed,
 // unless the writer has the verb bind on that role.
 func checkBinding(ctx context.Context, r *REST, o, old *object.Object) error {
-	u, ok := request.UserFrom(ctx)
-	if !ok {
-		return apierrors.NewInternalError(fmt.Errorf("the request has no user"))
-	}
-	if r.Authority.Administrator(ctx, u) || old != nil && onlyForDeletion(o, old) {
-		return nil
+	u, exempt, err := r.writer(ctx, o, old)
+	if exempt || err != nil {
+		return err
 	}
 	namespace := request.NamespaceValue(ctx)
 	var binding rbacv1.RoleBinding // a ClusterRoleBinding has the same
@@ -110,6 +100,15 @@ func checkBinding(ctx context.Context, r *REST, o, old *object.Object) error {
 		return apierrors.NewForbidden(r.resource, o.Name, err)
 	}
 	return nil
+}
+
+// writer is who writes, and whether that needs no check.
+func (r *REST) writer(ctx context.Context, o, old *object.Object) (u user.Info, exempt bool, err error) {
+	u, ok := request.UserFrom(ctx)
+	if !ok {
+		return nil, false, apierrors.NewInternalError(fmt.Errorf("the request has no user"))
+	}
+	return u, r.Authority.Administrator(ctx, u) || old != nil && onlyForDeletion(o, old), nil
 }
 
 // onlyForDeletion says whether a write changes nothing but what the garbage collector

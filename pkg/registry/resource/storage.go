@@ -77,7 +77,7 @@ func (s *Store) Kind() *kind.Kind { return s.kind }
 
 // REST serves one version of a kind.
 type REST struct {
-	*genericregistry.Store
+	*Store
 	kind    *kind.Kind
 	version string
 }
@@ -92,7 +92,7 @@ var (
 
 // REST makes the storage of one version.
 func (s *Store) REST(version string) *REST {
-	return &REST{Store: s.Store, kind: s.kind, version: version}
+	return &REST{Store: s, kind: s.kind, version: version}
 }
 
 // New implements rest.Storage.

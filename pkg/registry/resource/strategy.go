@@ -102,6 +102,9 @@ func (s strategy) validate(ctx context.Context, o, old *object.Object) field.Err
 			return field.ErrorList{field.InternalError(nil, err)}
 		}
 	}
+	if err := validateProtection(o, old); err != nil {
+		return field.ErrorList{err}
+	}
 	warnings, errs := s.kind.Validate(ctx, o.GroupVersionKind().Version, o, old)
 	if len(errs) > 0 {
 		return errs

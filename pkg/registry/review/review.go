@@ -61,16 +61,18 @@ func SelfSubjectReview() rest.Storage {
 		name:   "selfsubjectreview",
 		sample: func() runtime.Object { return &authenticationv1.SelfSubjectReview{} },
 		answer: func(_ context.Context, u user.Info, obj runtime.Object) error {
-			extra := map[string]authenticationv1.ExtraValue{}
-			for k, v := range u.GetExtra() {
-				extra[k] = v
-			}
-			obj.(*authenticationv1.SelfSubjectReview).Status.UserInfo = authenticationv1.UserInfo{
-				Username: u.GetName(), UID: u.GetUID(), Groups: u.GetGroups(), Extra: extra,
-			}
+			obj.(*authenticationv1.SelfSubjectReview).Status.UserInfo = infoOf(u)
 			return nil
 		},
 	}
+}
+
+func infoOf(u user.Info) authenticationv1.UserInfo {
+	extra := map[string]authenticationv1.ExtraValue{}
+	for k, v := range u.GetExtra() {
+		extra[k] = v
+	}
+	return authenticationv1.UserInfo{Username: u.GetName(), UID: u.GetUID(), Groups: u.GetGroups(), Extra: extra}
 }
 
 // SelfSubjectAccessReview answers whether the caller may do one thing.

@@ -2,6 +2,8 @@
 package vmesh
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -12,7 +14,6 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -30,6 +31,7 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/ownership"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
+	"github.com/vmesh-io/vmesh/pkg/quota"
 	"github.com/vmesh-io/vmesh/pkg/registry/resource"
 	"github.com/vmesh-io/vmesh/pkg/storage/logical"
 )
@@ -43,6 +45,8 @@ type Clusters struct {
 	store      *resource.Store
 	meshes     *resource.Store
 	namespaces *resource.Store
+	contents   []*resource.Store // of virtual clusters
+	counted    []string          // the resources that a quota can limit
 	backend    *logical.Backend
 	url        func(cluster string) string
 
@@ -53,6 +57,10 @@ type Clusters struct {
 	claims *ownership.Index
 	// pending are writes that are under way, whose claims are not in the index yet.
 	pending map[string]*write
+	// seen is the revision up to which the index has all claims, and waiting is closed
+	// when it grows; nil while nobody waits.
+	seen    uint64
+	waiting chan struct{}
 }
 
 // state is what every request asks of a virtual cluster.
@@ -60,6 +68,8 @@ type state struct {
 	uid      string
 	created  metav1.Time
 	deleting bool
+	frozen   string // why; empty when it is not
+	limits   *quota.Limits
 	revision uint64
 }
 
@@ -91,7 +101,12 @@ func (c *Clusters) Attach(clusters, meshes, namespaces *resource.Store) {
 			c.know(obj.(*object.Object))
 		}
 	}
-	clusters.BeginUpdate = c.beginUpdate
+	clusters.AfterUpdate = func(obj runtime.Object, options *metav1.UpdateOptions) {
+		if !dryrun.IsDryRun(options.DryRun) {
+			// Whoever has frozen it, or limited it, is answered when it is so.
+			c.know(obj.(*object.Object))
+		}
+	}
 }
 
 // Claims is the index of who owns what.
@@ -119,6 +134,7 @@ func (c *Clusters) Replaced(items []*object.Object, revision uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.claims = ownership.New(all...)
+	c.saw(revision)
 }
 
 // know remembers a virtual cluster, unless it knows later already.
@@ -149,6 +165,16 @@ func stateOf(o *object.Object) state {
 	if revision, err := strconv.ParseUint(o.ResourceVersion, 10, 64); err == nil { // what comes from storage has one
 		s.revision = revision
 	}
+	// Most have neither, and need not be decoded for every request that looks in etcd.
+	if spec := o.Field("spec"); bytes.Contains(spec, []byte(`"freeze"`)) || bytes.Contains(spec, []byte(`"quota"`)) {
+		var set v1alpha1.VirtualClusterSpec
+		if json.Unmarshal(spec, &set) == nil { // what storage took has been validated
+			s.limits = quota.LimitsOf(set.Quota)
+			if set.Freeze != nil {
+				s.frozen = cmp.Or(set.Freeze.Reason, "no reason is given")
+			}
+		}
+	}
 	return s
 }
 
@@ -163,15 +189,57 @@ func (c *Clusters) Changed(t watch.EventType, o *object.Object, revision uint64)
 	defer c.mu.Unlock()
 	if t == watch.Deleted {
 		c.claims = c.claims.Without(o.Name)
-		return
-	}
-	if vc, err := Decode(o); err == nil {
+	} else if vc, err := Decode(o); err == nil {
 		c.claims = c.claims.With(ownership.ClaimsOf(vc))
 	}
+	c.saw(revision)
 }
 
 // Progressed implements logical.Observer.
-func (c *Clusters) Progressed(uint64) {}
+func (c *Clusters) Progressed(revision uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.saw(revision)
+}
+
+// saw is called under c.mu when the index has all claims up to a revision.
+func (c *Clusters) saw(revision uint64) {
+	c.seen = max(c.seen, revision)
+	if c.waiting != nil {
+		close(c.waiting)
+		c.waiting = nil
+	}
+}
+
+// catchUp waits until the index has all claims that etcd holds.
+func (c *Clusters) catchUp(ctx context.Context) error {
+	// A consistent list also makes etcd tell at once how far its changes go.
+	list, err := c.store.List(RootContext(ctx), &internalversion.ListOptions{Limit: 1})
+	if err != nil {
+		return err
+	}
+	current, err := strconv.ParseUint(list.(*object.List).ResourceVersion, 10, 64)
+	if err != nil {
+		return err
+	}
+	for {
+		c.mu.Lock()
+		done := c.seen >= current
+		if !done && c.waiting == nil {
+			c.waiting = make(chan struct{})
+		}
+		more := c.waiting
+		c.mu.Unlock()
+		if done {
+			return nil
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
 
 // Decode reads a VirtualCluster.
 func Decode(o *object.Object) (*v1alpha1.VirtualCluster, error) {
@@ -213,12 +281,12 @@ func (c *Clusters) state(ctx context.Context, name string) (state, bool, error) 
 }
 
 // State implements filters.Clusters.
-func (c *Clusters) State(ctx context.Context, name string) (exists, deleting bool, err error) {
+func (c *Clusters) State(ctx context.Context, name string) (exists, deleting bool, frozen string, err error) {
 	if name == logical.Root {
-		return true, false, nil
+		return true, false, "", nil
 	}
 	s, exists, err := c.state(ctx, name)
-	return exists, s.deleting, err
+	return exists, s.deleting, s.frozen, err
 }
 
 // UID implements authn.Clusters.
@@ -248,15 +316,12 @@ func (c *Clusters) prepare(o, old *object.Object) error {
 	if o.DeletionTimestamp == nil && !slices.Contains(o.Finalizers, v1alpha1.FinalizerPurge) {
 		o.Finalizers = append(slices.Clone(o.Finalizers), v1alpha1.FinalizerPurge)
 	}
-	if old != nil {
-		return nil
+	if old == nil {
+		if err := SetStatus(o, v1alpha1.VirtualClusterStatus{URL: c.url(o.Name)}); err != nil {
+			return err
+		}
 	}
-	status := v1alpha1.VirtualClusterStatus{URL: c.url(o.Name)}
-	apimeta.SetStatusCondition(&status.Conditions, metav1.Condition{
-		Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonServing,
-		Message: "The virtual cluster answers requests.", ObservedGeneration: o.Generation,
-	})
-	return SetStatus(o, status)
+	return setReady(o)
 }
 
 // SetStatus replaces an object's status.
@@ -298,13 +363,19 @@ func integers(v any) any {
 }
 
 // validate refuses claims that another virtual cluster of the mesh holds.
-func (c *Clusters) validate(ctx context.Context, o, _ *object.Object) ([]string, field.ErrorList) {
+func (c *Clusters) validate(ctx context.Context, o, old *object.Object) ([]string, field.ErrorList) {
 	vc, err := Decode(o)
 	if err != nil {
 		return nil, field.ErrorList{field.InternalError(nil, err)}
 	}
+	if errs := c.validateQuota(vc, old); len(errs) > 0 {
+		return nil, errs
+	}
 	claims := ownership.ClaimsOf(vc)
 	path := field.NewPath("spec", "namespaces")
+	if err := c.claimAlone(ctx, claims); err != nil {
+		return nil, field.ErrorList{field.InternalError(path, err)}
+	}
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -334,15 +405,37 @@ func (c *Clusters) validate(ctx context.Context, o, _ *object.Object) ([]string,
 	return warnings, nil
 }
 
+// claimAlone makes sure, for a write that claims something new, that nobody else claims
+// anything of the mesh until the write is done, whichever server they ask.
+func (c *Clusters) claimAlone(ctx context.Context, claims ownership.Claims) error {
+	if !c.backend.Shared() {
+		return nil // the pending writes are all that there are
+	}
+	c.mu.Lock()
+	w := c.pending[claims.Cluster]
+	now, _ := c.claims.Claims(claims.Cluster)
+	c.mu.Unlock()
+	if w == nil || w.unlock != nil || len(claims.Namespaces) == 0 || now.Mesh == claims.Mesh && slices.Equal(now.Namespaces, claims.Namespaces) {
+		return nil
+	}
+	unlock, err := c.backend.Lock(ctx, "meshes/"+claims.Mesh)
+	if err != nil {
+		return err
+	}
+	w.unlock = unlock // writes of one virtual cluster go one after the other
+	return c.catchUp(ctx)
+}
+
 // write is a write of one virtual cluster that is under way.
 type write struct {
 	claims ownership.Claims // known once it is validated
+	unlock func()           // set while others have to wait
 	done   chan struct{}
 }
 
 // begin announces a write, so that two that claim the same cannot both pass validation.
 // Writes of one virtual cluster go one after the other.
-func (c *Clusters) begin(ctx context.Context, name string) (genericregistry.FinishFunc, error) {
+func (c *Clusters) begin(ctx context.Context, name string) (*write, error) {
 	w := &write{claims: ownership.Claims{Cluster: name}, done: make(chan struct{})}
 	for {
 		c.mu.Lock()
@@ -360,23 +453,22 @@ func (c *Clusters) begin(ctx context.Context, name string) (genericregistry.Fini
 			return nil, context.Cause(ctx)
 		}
 	}
-	return func(_ context.Context, success bool) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if success && w.claims.Mesh != "" {
-			// The watch brings the same; until then nobody else may have it.
-			c.claims = c.claims.With(w.claims)
-		}
-		delete(c.pending, name)
-		close(w.done)
-	}, nil
+	return w, nil
 }
 
-func (c *Clusters) beginUpdate(ctx context.Context, obj, _ runtime.Object, options *metav1.UpdateOptions) (genericregistry.FinishFunc, error) {
-	if dryrun.IsDryRun(options.DryRun) {
-		return func(context.Context, bool) {}, nil
+// end is when a write has succeeded or failed. revision, if known, is what was written.
+func (c *Clusters) end(w *write, success bool, revision uint64) {
+	c.mu.Lock()
+	if success && w.claims.Mesh != "" && (revision == 0 || revision > c.seen) {
+		// The watch brings the same; until then nobody else may have it.
+		c.claims = c.claims.With(w.claims)
 	}
-	return c.begin(ctx, obj.(*object.Object).Name)
+	delete(c.pending, w.claims.Cluster)
+	c.mu.Unlock()
+	close(w.done)
+	if w.unlock != nil {
+		w.unlock()
+	}
 }
 
 // beginCreate sets the virtual cluster up before it can be seen, so that it is ready
@@ -391,7 +483,7 @@ func (c *Clusters) beginCreate(ctx context.Context, obj runtime.Object, options 
 	if err != nil {
 		return func(context.Context, bool) {}, nil // validation names the field
 	}
-	finish, err := c.begin(ctx, o.Name)
+	w, err := c.begin(ctx, o.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -408,7 +500,7 @@ func (c *Clusters) beginCreate(ctx context.Context, obj runtime.Object, options 
 				utilruntime.HandleErrorWithContext(ctx, err, "Removing what a virtual cluster was set up with", "virtualCluster", o.Name)
 			}
 		}
-		finish(ctx, success)
+		c.end(w, success, 0)
 	}
 	setUp := func() error {
 		exists, err := c.stored(ctx, o.Name)
@@ -511,17 +603,20 @@ func (c *Clusters) createNamespace(ctx context.Context, cluster, name string) er
 	namespace := object.New(schema.GroupVersionKind{Version: "v1", Kind: "Namespace"})
 	namespace.Name = name
 	ctx = request.WithNamespace(logical.WithCluster(ctx, cluster), metav1.NamespaceNone)
-	_, err := c.namespaces.Create(ctx, namespace, rest.ValidateAllObjectFunc, &metav1.CreateOptions{})
+	_, err := c.namespaces.Create(quota.Exempt(ctx), namespace, rest.ValidateAllObjectFunc, &metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("creating namespace %s: %w", name, err)
 	}
 	return nil
 }
 
-// EnsureDefaults makes, in an empty store, the mesh and the virtual cluster that a
-// first use needs.
+// EnsureDefaults makes the namespace that clients expect of the root, and, in an empty
+// store, the mesh and the virtual cluster that a first use needs.
 func (c *Clusters) EnsureDefaults(ctx context.Context) error {
 	ctx = RootContext(ctx)
+	if err := c.createNamespace(ctx, logical.Root, metav1.NamespaceDefault); err != nil {
+		return err
+	}
 	for _, s := range []*resource.Store{c.meshes, c.store} {
 		list, err := s.List(ctx, &internalversion.ListOptions{Limit: 1})
 		if err != nil {
@@ -559,15 +654,32 @@ type ClusterREST struct {
 // REST makes the storage of virtual clusters.
 func (c *Clusters) REST() *ClusterREST { return &ClusterREST{c.store.REST(Version), c} }
 
-// Delete implements rest.GracefulDeleter. A virtual cluster that holds objects is
-// deleted only when its annotation vmesh.io/confirm-deletion bears its name.
-func (r *ClusterREST) Delete(ctx context.Context, name string, validate rest.ValidateObjectFunc, options *metav1.DeleteOptions) (runtime.Object, bool, error) {
-	return r.REST.Delete(ctx, name, r.confirmed(validate), options)
+// Update implements rest.Updater. Storage's own hook for it ends before anything is
+// written, when what is claimed is not safe yet.
+func (r *ClusterREST) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc,
+	updateValidation rest.ValidateObjectUpdateFunc, forceAllowCreate bool, options *metav1.UpdateOptions) (obj runtime.Object, created bool, err error) {
+	if !dryrun.IsDryRun(options.DryRun) {
+		w, busy := r.clusters.begin(ctx, name)
+		if busy != nil {
+			return nil, false, busy
+		}
+		defer func() {
+			if err != nil {
+				r.clusters.end(w, false, 0)
+				return
+			}
+			r.clusters.end(w, true, stateOf(obj.(*object.Object)).revision)
+		}()
+	}
+	return r.REST.Update(ctx, name, info, createValidation, updateValidation, forceAllowCreate, options)
 }
 
-// DeleteCollection implements rest.CollectionDeleter, with the same condition for each.
-func (r *ClusterREST) DeleteCollection(ctx context.Context, validate rest.ValidateObjectFunc, options *metav1.DeleteOptions, list *internalversion.ListOptions) (runtime.Object, error) {
-	return r.REST.DeleteCollection(ctx, r.confirmed(validate), options, list)
+// Delete implements rest.GracefulDeleter. A virtual cluster that holds objects is
+// deleted only when its annotation vmesh.io/confirm-deletion bears its name, and never
+// while one of them is protected. Of a mark that is set in the same moment nothing is
+// promised: who is to rely on it marks the virtual cluster too.
+func (r *ClusterREST) Delete(ctx context.Context, name string, validate rest.ValidateObjectFunc, options *metav1.DeleteOptions) (runtime.Object, bool, error) {
+	return r.REST.Delete(ctx, name, r.confirmed(validate), options)
 }
 
 func (r *ClusterREST) confirmed(validate rest.ValidateObjectFunc) rest.ValidateObjectFunc {
@@ -578,7 +690,13 @@ func (r *ClusterREST) confirmed(validate rest.ValidateObjectFunc) rest.ValidateO
 			}
 		}
 		o := obj.(*object.Object)
-		if o.DeletionTimestamp != nil || o.Annotations[v1alpha1.AnnotationConfirmDeletion] == o.Name {
+		if o.DeletionTimestamp != nil {
+			return nil
+		}
+		if err := r.clusters.protected(ctx, o.Name); err != nil {
+			return err
+		}
+		if o.Annotations[v1alpha1.AnnotationConfirmDeletion] == o.Name {
 			return nil
 		}
 		held, err := r.clusters.held(ctx, o)

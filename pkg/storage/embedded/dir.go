@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -14,36 +13,25 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
 	"go.uber.org/zap"
+
+	"github.com/vmesh-io/vmesh/pkg/dirlock"
 )
 
 // ErrInUse is part of the error of Start when another process has the directory open.
-var ErrInUse = errors.New("the directory is in use by another process")
-
-// dirLock is an exclusive lock on a data directory, which ends with the process.
-type dirLock struct{ file *os.File }
+var ErrInUse = dirlock.ErrInUse
 
 // openDir creates the directory, locks it, and finds what would make etcd hang or
 // end the process.
-func openDir(dir string) (*dirLock, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("creating the directory: %w", err)
-	}
-	file, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+func openDir(dir string) (*dirlock.Lock, error) {
+	l, err := dirlock.Acquire(dir)
 	if err != nil {
-		return nil, fmt.Errorf("the directory cannot be written: %w", err)
-	}
-	l := &dirLock{file: file}
-	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			err = ErrInUse
-		}
-		return nil, errors.Join(err, file.Close())
+		return nil, fmt.Errorf("taking hold of the directory: %w", err)
 	}
 	if err := checkDatabase(filepath.Join(dir, "member", "snap", "db")); err != nil {
-		return nil, errors.Join(err, l.release())
+		return nil, errors.Join(err, l.Release())
 	}
 	if err := dropUnborn(filepath.Join(dir, "member")); err != nil {
-		return nil, errors.Join(err, l.release())
+		return nil, errors.Join(err, l.Release())
 	}
 	return l, nil
 }
@@ -69,13 +57,6 @@ func dropUnborn(member string) error {
 	}
 	if err := os.RemoveAll(member); err != nil {
 		return fmt.Errorf("removing what a first start that was cut off left behind: %w", err)
-	}
-	return nil
-}
-
-func (l *dirLock) release() error {
-	if err := l.file.Close(); err != nil {
-		return fmt.Errorf("releasing the data directory: %w", err)
 	}
 	return nil
 }

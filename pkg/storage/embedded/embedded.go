@@ -18,6 +18,8 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/features"
 	"k8s.io/klog/v2"
+
+	"github.com/vmesh-io/vmesh/pkg/dirlock"
 )
 
 const (
@@ -63,7 +65,7 @@ type Config struct {
 type Etcd struct {
 	server *etcdserver.EtcdServer
 	client *clientv3.Client
-	lock   *dirLock
+	lock   *dirlock.Lock
 	fatal  *fatalHook
 	errc   chan error
 
@@ -93,12 +95,12 @@ func Start(ctx context.Context, c Config) (*Etcd, error) {
 	}
 	e, err := start(ctx, c, lock)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("starting the embedded etcd in %s: %w", c.Dir, err), lock.release())
+		return nil, errors.Join(fmt.Errorf("starting the embedded etcd in %s: %w", c.Dir, err), lock.Release())
 	}
 	return e, nil
 }
 
-func start(ctx context.Context, c Config, lock *dirLock) (*Etcd, error) {
+func start(ctx context.Context, c Config, lock *dirlock.Lock) (*Etcd, error) {
 	e := &Etcd{lock: lock, fatal: newFatalHook(), errc: make(chan error, 1), closing: make(chan struct{})}
 	var err error
 	if e.server, err = newServer(serverConfig(c, e.fatal), e.fatal); err != nil {
@@ -209,7 +211,7 @@ func (e *Etcd) Close() error {
 			err = fmt.Errorf("closing the embedded etcd's client: %w", cerr)
 		}
 		e.stopServer()
-		err = errors.Join(err, e.lock.release())
+		err = errors.Join(err, e.lock.Release())
 	})
 	return err
 }

@@ -43,6 +43,8 @@ type BackendConfig struct {
 	// Transformer, if set, returns the encryption of a resource's stored bytes, or
 	// nil. See ErrCorrupt.
 	Transformer func(schema.GroupResource) value.Transformer
+	// Shared says that other processes write to the same etcd. Locks then hold for all.
+	Shared bool
 	// Registerer, if set, receives the metrics.
 	Registerer prometheus.Registerer
 }
@@ -75,6 +77,7 @@ type Backend struct {
 	// asked is the newest revision that etcd was asked for progress to. All watch
 	// caches share one stream, so that one answer serves them all.
 	asked atomic.Uint64
+	locks locks
 
 	mu     sync.Mutex
 	closed bool
@@ -112,6 +115,7 @@ func NewBackend(c BackendConfig) (*Backend, error) {
 		compactor: etcd3.NewCompactor(c.Client, c.CompactionInterval, clock.RealClock{}, nil),
 		metrics:   m,
 		done:      make(chan struct{}),
+		locks:     locks{client: c.Client, prefix: c.Prefix + "-locks/", local: map[string]chan struct{}{}},
 		stores:    map[schema.GroupResource]*store{},
 	}, nil
 }
@@ -255,5 +259,6 @@ func (b *Backend) Close() {
 		}()
 	}
 	wg.Wait()
+	b.locks.forget()
 	b.compactor.Stop()
 }

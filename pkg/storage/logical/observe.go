@@ -31,6 +31,30 @@ type Observer interface {
 	Progressed(revision uint64)
 }
 
+// Observers are told all that one Observer is, one after the other.
+type Observers []Observer
+
+// Replaced implements Observer.
+func (os Observers) Replaced(items []*object.Object, revision uint64) {
+	for _, o := range os {
+		o.Replaced(items, revision)
+	}
+}
+
+// Changed implements Observer.
+func (os Observers) Changed(t watch.EventType, obj *object.Object, revision uint64) {
+	for _, o := range os {
+		o.Changed(t, obj, revision)
+	}
+}
+
+// Progressed implements Observer.
+func (os Observers) Progressed(revision uint64) {
+	for _, o := range os {
+		o.Progressed(revision)
+	}
+}
+
 // Observe tells the observer the state of a resource and all its changes, until ctx
 // is done; it returns ctx's error then, and another only when the resource has not
 // been opened or the backend is closed. It may be called before the watch cache has

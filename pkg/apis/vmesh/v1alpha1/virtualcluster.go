@@ -1,6 +1,7 @@
 package v1alpha1
 
 import (
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -16,6 +17,9 @@ import (
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="URL",type=string,priority=1,JSONPath=`.status.url`
+// +kubebuilder:printcolumn:name="Objects",type=integer,priority=1,JSONPath=`.status.usage.objects`
+// +kubebuilder:printcolumn:name="Bytes",type=integer,priority=1,JSONPath=`.status.usage.bytes`
+// +kubebuilder:printcolumn:name="Frozen",type=string,priority=1,JSONPath=`.spec.freeze.reason`
 type VirtualCluster struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -58,6 +62,50 @@ type VirtualClusterSpec struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=100
 	Access []VirtualClusterAccess `json:"access,omitempty"`
+
+	// The most that the virtual cluster may hold. Creations and updates that would exceed
+	// it are refused; deletions never are. Without it there is no limit.
+	// +optional
+	Quota *VirtualClusterQuota `json:"quota,omitempty"`
+
+	// If set, the virtual cluster is read-only: every write of it is refused, with the
+	// reason, whoever asks. It goes on serving its mesh.
+	// +optional
+	Freeze *VirtualClusterFreeze `json:"freeze,omitempty"`
+}
+
+// VirtualClusterQuota limits what a virtual cluster may hold. What is not set is not
+// limited. Events and leases do not count.
+type VirtualClusterQuota struct {
+	// How many objects of all kinds together, the namespaces that every virtual cluster
+	// has included.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	Objects *int64 `json:"objects,omitempty"`
+
+	// How many bytes all objects together: the length of their JSON, metadata and managed
+	// fields included, as it is stored before encryption.
+	// +optional
+	Bytes *resource.Quantity `json:"bytes,omitempty"`
+
+	// How many objects of single kinds, by resource and group as kubectl api-resources
+	// -o name has them: configmaps, virtualservices.networking.istio.io.
+	// +optional
+	// +kubebuilder:validation:MaxProperties=200
+	Kinds map[string]ObjectCount `json:"kinds,omitempty"`
+}
+
+// ObjectCount is a number of objects.
+//
+// +kubebuilder:validation:Minimum=0
+type ObjectCount int64
+
+// VirtualClusterFreeze makes a virtual cluster read-only.
+type VirtualClusterFreeze struct {
+	// Why, for those whose writes are refused.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	Reason string `json:"reason"`
 }
 
 // VirtualClusterAccess gives users and groups of the root a role in a virtual cluster.
@@ -110,11 +158,28 @@ type VirtualClusterStatus struct {
 	// +optional
 	Deletion *DeletionStatus `json:"deletion,omitempty"`
 
+	// How much there is of what the quota limits, as it was a few seconds ago at most.
+	// +optional
+	Usage *VirtualClusterUsage `json:"usage,omitempty"`
+
 	// The state in detail; Ready says whether the virtual cluster serves its API.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// VirtualClusterUsage is how much there is of what a quota limits.
+type VirtualClusterUsage struct {
+	// How many objects of all kinds together.
+	// +optional
+	Objects *int64 `json:"objects,omitempty"`
+	// How many bytes all objects together.
+	// +optional
+	Bytes *int64 `json:"bytes,omitempty"`
+	// How many objects of the kinds that have limits of their own.
+	// +optional
+	Kinds map[string]ObjectCount `json:"kinds,omitempty"`
 }
 
 // DeletionStatus says how far the removal of a virtual cluster's objects has come.
@@ -131,12 +196,19 @@ const (
 
 	// ReasonServing: the virtual cluster answers requests.
 	ReasonServing = "Serving"
+	// ReasonFrozen: the virtual cluster answers reads and refuses writes.
+	ReasonFrozen = "Frozen"
 	// ReasonDeleting: the virtual cluster is being emptied and refuses writes.
 	ReasonDeleting = "Deleting"
 
 	// AnnotationConfirmDeletion is the second asking that deleting a virtual cluster which
 	// still holds objects takes: its value must be the virtual cluster's name.
 	AnnotationConfirmDeletion = "vmesh.io/confirm-deletion"
+
+	// LabelProtected marks, with the value "true", what must not be deleted: any object, or
+	// a namespace or virtual cluster with all that it holds. "false" is as good as none;
+	// no other value is taken.
+	LabelProtected = "vmesh.io/protected"
 
 	// FinalizerPurge keeps a deleted VirtualCluster until all it holds is removed.
 	FinalizerPurge = "vmesh.io/purge"
