@@ -37,8 +37,8 @@ unit: ## Run the unit tests with the race detector.
 	go test -race -timeout 20m ./cmd/... ./pkg/...
 
 .PHONY: tools
-tools: ## Build the programs that tests and benchmarks run, once: kubectl, etcd, kube-apiserver, istiod, istioctl.
-	@for tool in kubectl etcd kube-apiserver istiod istioctl; do hack/tool.sh $$tool >/dev/null || exit 1; done
+tools: ## Build the programs that tests and benchmarks run, once: kubectl, etcd, kube-apiserver, kube-controller-manager, istiod, istioctl.
+	@for tool in kubectl etcd kube-apiserver kube-controller-manager istiod istioctl; do hack/tool.sh $$tool >/dev/null || exit 1; done
 
 .PHONY: e2e
 e2e: build tools ## Run the tests with real processes: kubectl, istiod, kube-apiserver, gRPC.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Prints the path of a tool that tests, demo and benchmarks run as a real process, building it first when needed:
 #
-#   hack/tool.sh istiod | istioctl | kube-apiserver | kubectl | etcd
+#   hack/tool.sh istiod | istioctl | kube-apiserver | kube-controller-manager | kubectl | etcd
 #
 # Each tool is built from the Go module under hack/tools that pins it, so a machine needs only Go, git, bash and
 # coreutils. Only the path goes to stdout; progress goes to stderr.
@@ -12,13 +12,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export GOWORK=off
 
 case "${1-}" in
-istiod)         module=istio      package=istio.io/istio/pilot/cmd/pilot-discovery minutes=5 ;;
-istioctl)       module=istio      package=istio.io/istio/istioctl/cmd/istioctl     minutes=3 ;;
-kube-apiserver) module=kubernetes package=k8s.io/kubernetes/cmd/kube-apiserver     minutes=6 ;;
-kubectl)        module=kubernetes package=k8s.io/kubernetes/cmd/kubectl            minutes=2 ;;
-etcd)           module=etcd       package=go.etcd.io/etcd/server/v3                minutes=1 ;;
+istiod)                  module=istio              package=istio.io/istio/pilot/cmd/pilot-discovery        minutes=5 ;;
+istioctl)                module=istio              package=istio.io/istio/istioctl/cmd/istioctl            minutes=3 ;;
+kube-apiserver)          module=kubernetes         package=k8s.io/kubernetes/cmd/kube-apiserver            minutes=6 ;;
+kube-controller-manager) module=controller-manager package=k8s.io/kubernetes/cmd/kube-controller-manager   minutes=6 ;;
+kubectl)                 module=kubernetes         package=k8s.io/kubernetes/cmd/kubectl                   minutes=2 ;;
+etcd)                    module=etcd               package=go.etcd.io/etcd/server/v3                       minutes=1 ;;
 *)
-  echo "usage: hack/tool.sh istiod|istioctl|kube-apiserver|kubectl|etcd" >&2
+  echo "usage: hack/tool.sh istiod|istioctl|kube-apiserver|kube-controller-manager|kubectl|etcd" >&2
   exit 2
   ;;
 esac
@@ -35,8 +36,8 @@ istio)
   version=$(cd hack/tools/istio && go list -m -f '{{.Version}}' istio.io/istio)
   ldflags="-X istio.io/istio/pkg/version.buildVersion=$version"
   ;;
-kubernetes)
-  version=$(cd hack/tools/kubernetes && go list -m -f '{{.Version}}' k8s.io/kubernetes)
+kubernetes | controller-manager)
+  version=$(cd "hack/tools/$module" && go list -m -f '{{.Version}}' k8s.io/kubernetes)
   IFS=. read -r major minor _ <<<"${version#v}"
   ldflags=
   for pkg in k8s.io/component-base/version k8s.io/client-go/pkg/version; do

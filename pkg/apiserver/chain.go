@@ -52,11 +52,14 @@ func buildChain(handler http.Handler, c *genericapiserver.Config, writes *handle
 	handler = genericfilters.WithMaxInFlightLimit(handler, c.MaxRequestsInFlight, c.MaxMutatingRequestsInFlight, c.LongRunningFunc)
 	handler = filters.WithImpersonation(handler, z, clusters, c.Serializer)
 	handler = filters.WithRoles(handler, z, c.Serializer)
+	if c.Authentication.RequestHeaderConfig != nil {
+		handler = filters.WithHost(handler, z, c.Serializer)
+	}
 	handler = withAudit(handler, c)
 	handler = withTracing(handler, tracer)
 	handler = filters.WithKubeconfigs(handler, kubeconfigs, c.LongRunningFunc)
 	failed := withFailedAudit(genericapifilters.Unauthorized(c.Serializer), c)
-	handler = genericapifilters.WithAuthentication(handler, c.Authentication.Authenticator, failed, c.Authentication.APIAudiences, nil)
+	handler = genericapifilters.WithAuthentication(handler, c.Authentication.Authenticator, failed, c.Authentication.APIAudiences, c.Authentication.RequestHeaderConfig)
 	// Inside the timeout, which makes adding headers safe.
 	handler = genericapifilters.WithWarningRecorder(handler)
 	handler = genericfilters.WithTimeoutForNonLongRunningRequests(handler, c.LongRunningFunc)

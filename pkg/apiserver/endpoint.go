@@ -5,9 +5,11 @@ import (
 	"net"
 	"net/http"
 	goruntime "runtime"
+	"slices"
 	"strings"
 	"time"
 
+	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,6 +21,7 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/authenticatorfactory"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	genericfilters "k8s.io/apiserver/pkg/server/filters"
 	"k8s.io/apiserver/pkg/util/compatibility"
@@ -50,18 +53,22 @@ const minRequestTimeout = 30 * time.Minute
 type endpoint struct {
 	server *genericapiserver.GenericAPIServer
 	codec  *codec.Codec
+	// discovered are the versions of each group of objects, the preferred one first.
+	discovered map[string][]apidiscoveryv2.APIVersionDiscovery
 }
 
 // endpointConfig is what an endpoint is made of.
 type endpointConfig struct {
 	name          string
 	kinds         []*kind.Kind // all that its bodies can be
+	described     []*kind.Kind // what OpenAPI tells besides
 	storage       groups       // what is served
 	options       *Options
 	secure        *genericapiserver.SecureServingInfo
 	authenticator authenticator.Request
 	admission     admission.Interface
 	authorizer    *authz.Authorizer
+	frontProxy    *authenticatorfactory.RequestHeaderConfig
 	tokens        *tokens
 	clusters      clusters
 	kubeconfigs   filters.Kubeconfigs
@@ -81,7 +88,7 @@ func newEndpoint(c endpointConfig) (*endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &endpoint{codec: objects}
+	e := &endpoint{codec: objects, discovered: map[string][]apidiscoveryv2.APIVersionDiscovery{}}
 	z := c.authorizer
 
 	metaScheme := runtime.NewScheme()
@@ -94,7 +101,7 @@ func newEndpoint(c endpointConfig) (*endpoint, error) {
 	config.SecureServing = c.secure
 	config.ExternalAddress = net.JoinHostPort(c.options.BindAddress.String(), fmt.Sprint(c.options.SecurePort))
 	config.LoopbackClientConfig = &restclient.Config{} // nothing in the process calls itself
-	config.Authentication.Authenticator = c.authenticator
+	config.Authentication.Authenticator, config.Authentication.RequestHeaderConfig = c.authenticator, c.frontProxy
 	config.Authorization.Authorizer = z
 	config.AdmissionControl = c.admission
 	config.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString())
@@ -127,7 +134,7 @@ func newEndpoint(c endpointConfig) (*endpoint, error) {
 
 	l := limits{admission: c.admission, minRequestTimeout: minRequestTimeout, maxRequestBodyBytes: c.options.MaxBodyBytes}
 	for _, g := range c.storage.all() {
-		if err := install(server, g, objectMachinery(e.codec), l); err != nil {
+		if e.discovered[g.name], err = install(server, g, objectMachinery(e.codec), l); err != nil {
 			return nil, err
 		}
 		for version, resources := range g.storage {
@@ -146,11 +153,11 @@ func newEndpoint(c endpointConfig) (*endpoint, error) {
 		return nil, err
 	}
 	for _, g := range reviews.all() {
-		if err := install(server, g, schemeMachinery(scheme), l); err != nil {
+		if _, err := install(server, g, schemeMachinery(scheme), l); err != nil {
 			return nil, err
 		}
 	}
-	openapi.Install(server.Handler.NonGoRestfulMux, c.kinds)
+	openapi.Install(server.Handler.NonGoRestfulMux, slices.Concat(c.kinds, c.described))
 	for path, handler := range c.tokens.accounts.Handlers() {
 		server.Handler.NonGoRestfulMux.Handle(path, handler)
 	}

@@ -82,13 +82,15 @@ func schemeMachinery(s *runtime.Scheme) machinery {
 }
 
 // install serves a group. It stands beside GenericAPIServer.InstallAPIGroups, which
-// wants a scheme of Go types and OpenAPI models of them at start.
-func install(s *genericapiserver.GenericAPIServer, g *group, m machinery, limits limits) error {
+// wants a scheme of Go types and OpenAPI models of them at start. It returns what discovery
+// tells of the versions.
+func install(s *genericapiserver.GenericAPIServer, g *group, m machinery, limits limits) ([]apidiscoveryv2.APIVersionDiscovery, error) {
 	root := genericapiserver.APIGroupPrefix
 	discoveries := s.AggregatedDiscoveryGroupManager
 	if g.name == "" {
 		root, discoveries = genericapiserver.DefaultLegacyAPIPrefix, s.AggregatedLegacyDiscoveryGroupManager
 	}
+	var discovered []apidiscoveryv2.APIVersionDiscovery
 	served := map[string][]string{}
 	for _, version := range g.versions {
 		for path := range g.storage[version] {
@@ -112,11 +114,11 @@ func install(s *genericapiserver.GenericAPIServer, g *group, m machinery, limits
 		}
 		resources, _, err := api.InstallREST(s.Handler.GoRestfulContainer)
 		if err != nil {
-			return fmt.Errorf("serving %s: %w", gv, err)
+			return nil, fmt.Errorf("serving %s: %w", gv, err)
 		}
-		discoveries.AddGroupVersion(g.name, apidiscoveryv2.APIVersionDiscovery{
-			Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent, Version: version, Resources: resources,
-		})
+		d := apidiscoveryv2.APIVersionDiscovery{Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent, Version: version, Resources: resources}
+		discovered = append(discovered, d)
+		discoveries.AddGroupVersion(g.name, d)
 		if g.name != "" {
 			// Versions are listed as given; groups as they come.
 			discoveries.SetGroupVersionPriority(metav1.GroupVersion{Group: g.name, Version: version}, 1000, 100-i)
@@ -126,7 +128,7 @@ func install(s *genericapiserver.GenericAPIServer, g *group, m machinery, limits
 		handler := discovery.NewLegacyRootAPIHandler(discovery.DefaultAddresses{DefaultAddress: s.ExternalAddress}, m.serializer, root)
 		wrapped := discoveryendpoint.WrapAggregatedDiscoveryToHandler(handler, discoveries, discoveries)
 		s.Handler.GoRestfulContainer.Add(wrapped.GenerateWebService("/api", metav1.APIVersions{}))
-		return nil
+		return discovered, nil
 	}
 	var versions []metav1.GroupVersionForDiscovery
 	for _, v := range g.versions {
@@ -135,5 +137,5 @@ func install(s *genericapiserver.GenericAPIServer, g *group, m machinery, limits
 	apiGroup := metav1.APIGroup{Name: g.name, Versions: versions, PreferredVersion: versions[0]}
 	s.DiscoveryGroupManager.AddGroup(apiGroup)
 	s.Handler.GoRestfulContainer.Add(discovery.NewAPIGroupHandler(m.serializer, apiGroup).WebService())
-	return nil
+	return discovered, nil
 }

@@ -42,6 +42,7 @@ type Options struct {
 	AnalysisBudget time.Duration
 	ShutdownPeriod time.Duration
 	Encryption     EncryptionOptions
+	Host           HostOptions
 	// AuthenticationConfig is the file with the issuers of tokens besides vmesh; empty for none.
 	AuthenticationConfig string
 	// TenantWebhookAllow and TenantWebhookDeny are the CIDRs where virtual clusters'
@@ -78,6 +79,7 @@ func NewOptions() *Options {
 		TenantWebhookDeny: extension.DefaultDeny(),
 		Audit:             genericoptions.NewAuditOptions(),
 		lifetimes:         usualLifetimes(),
+		Host:              newHostOptions(),
 	}
 }
 
@@ -108,6 +110,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&o.Encryption.Reload, "encryption-provider-config-automatic-reload", o.Encryption.Reload, "Read the file of --encryption-provider-config again when it changes.")
 	fs.StringVar(&o.TracingConfigFile, "tracing-config-file", o.TracingConfigFile, "A file with a TracingConfiguration, which says where OpenTelemetry spans of requests are sent.")
 	addAuditFlags(o.Audit, fs)
+	o.Host.addFlags(fs)
 	addFeatureGates(fs)
 }
 
@@ -200,7 +203,7 @@ func (o *Options) Validate() error {
 	if o.MaxBodyBytes < 1<<10 {
 		bad("--max-request-body-bytes: %d is too little for any object: at least 1024", o.MaxBodyBytes)
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, o.Host.validate()...)...)
 }
 
 func isPort(s string) bool {

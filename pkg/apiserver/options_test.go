@@ -46,6 +46,19 @@ func TestOptionsAreRefusedWithTheirFlag(t *testing.T) {
 		{"no compaction", func(o *Options) { o.Etcd.CompactionInterval = 0 }, ""},
 		{"a negative interval", func(o *Options) { o.Etcd.CompactionInterval = -time.Second }, "--etcd-compaction-interval"},
 		{"a negative period", func(o *Options) { o.ShutdownPeriod = -time.Second }, "--shutdown-period"},
+		{"a host view without a host", func(o *Options) { o.Host.View = "mesh" }, "--host-kubeconfig"},
+		{"a host view of the root", func(o *Options) { o.Host.Kubeconfig, o.Host.View = "x", "root" }, "--host-view"},
+		{"a host view of what is no name", func(o *Options) { o.Host.Kubeconfig, o.Host.View = "x", "Mesh/x" }, "--host-view"},
+		{"a host view", func(o *Options) { o.Host.Kubeconfig, o.Host.View = "x", "mesh" }, ""},
+		{"a front proxy of any name", func(o *Options) { o.Host.FrontProxy.ClientCAFile = "ca.crt" }, "--requestheader-allowed-names"},
+		{"a front proxy of one name", func(o *Options) {
+			o.Host.FrontProxy.ClientCAFile, o.Host.FrontProxy.AllowedNames = "ca.crt", []string{"front-proxy-client"}
+		}, ""},
+		{"a front proxy's name without its authority", func(o *Options) { o.Host.FrontProxy.AllowedNames = []string{"x"} }, "--requestheader-client-ca-file"},
+		{"a front proxy with an empty name", func(o *Options) {
+			o.Host.FrontProxy.ClientCAFile, o.Host.FrontProxy.AllowedNames = "ca.crt", []string{""}
+		}, "--requestheader-allowed-names"},
+		{"a header without a name", func(o *Options) { o.Host.FrontProxy.GroupHeaders = []string{""} }, "--requestheader-group-headers"},
 		{"tiny bodies", func(o *Options) { o.MaxBodyBytes = 1 }, "--max-request-body-bytes"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

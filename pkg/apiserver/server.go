@@ -17,6 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/audit"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/authenticatorfactory"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
 	"k8s.io/apiserver/pkg/storage/value"
@@ -37,6 +39,7 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/controller/garbage"
 	namespacecontroller "github.com/vmesh-io/vmesh/pkg/controller/namespace"
 	"github.com/vmesh-io/vmesh/pkg/controller/virtualcluster"
+	"github.com/vmesh-io/vmesh/pkg/host"
 	"github.com/vmesh-io/vmesh/pkg/quota"
 	"github.com/vmesh-io/vmesh/pkg/registry/definition"
 	"github.com/vmesh-io/vmesh/pkg/registry/namespace"
@@ -61,6 +64,9 @@ type Server struct {
 	etcd       *etcdProbe
 	sync       *vmeshsync.Service
 	authorizer *authz.Authorizer
+	// host and frontProxy are nil without a host cluster.
+	host       *host.Host
+	frontProxy *authenticatorfactory.RequestHeaderConfig
 	issuers    *oidc.Authenticator // nil: none but vmesh
 	extension  *extension.Plugin
 	keeper     *keeper
@@ -122,6 +128,9 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 		if o.Encryption.Reload {
 			s.loops = append(s.loops, loop{"encryption configuration", s.encryption.run})
 		}
+	}
+	if err := s.connectHost(creds); err != nil {
+		return nil, err
 	}
 	client, err := s.openEtcd(ctx)
 	if err != nil {
@@ -198,6 +207,9 @@ func (s *Server) assemble(creds *credentials) error {
 		return err
 	}
 	s.authorizer = z
+	if s.host != nil {
+		z.AskHost(s.host)
+	}
 	tokens := s.assembleTokens(stores)
 	analysis := s.newAnalysis(slices.Concat(core, mesh), stores)
 
@@ -213,6 +225,7 @@ func (s *Server) assemble(creds *credentials) error {
 				case virtualClusters.GroupResource():
 					g.add(gv, k.Resource(), s.clusters.REST())
 					g.add(gv, k.Resource()+"/status", stores[k.GroupResource()].StatusREST(version))
+					g.add(gv, k.Resource()+"/proxy", s.clusters.ProxyREST())
 					g.add(gv, k.Resource()+"/kubeconfig", s.clusters.KubeconfigREST(kubeconfigRequests, records, creds.clients, creds.servers))
 					g.add(gv, k.Resource()+"/analysis", s.clusters.AnalysisREST(analyses, analysis.Analyze))
 				case meshes.GroupResource():
@@ -242,29 +255,39 @@ func (s *Server) assemble(creds *credentials) error {
 	tenantGroups.add(definitions.GVK(definitions.StorageVersion()).GroupVersion(), definitions.Resource(),
 		definition.New(definitions, onceObjects(func() ([]*object.Object, error) { return builtin.CRDObjects(mesh) })))
 
-	authenticator := authn.New(creds.VerifyOptions, s.clusters, records, tokens, tokens.nobody)
+	authenticator := s.authenticator(authn.New(creds.VerifyOptions, s.clusters, records, tokens, tokens.nobody))
 	checks := s.readinessChecks()
 	if s.extension, err = s.newExtension(namespaceREST); err != nil {
 		return err
 	}
-	admit := admission.NewChainHandler(vmeshadmission.NewNamespaceLifecycle(namespaceREST, s.clusters.IsSystemNamespace),
+	view := s.hostView(mesh)
+	var announced []*kind.Kind
+	if view != nil {
+		announced = mesh
+	}
+	admit := admission.NewChainHandler(s.fitHostView(vmeshadmission.NewNamespaceLifecycle(namespaceREST, s.clusters.IsSystemNamespace), namespaceREST),
 		s.extension, vmeshadmission.NewAnalysis(analysis.Added), vmeshadmission.NewQuota(quotas.Check))
 	if s.tenant, err = newEndpoint(endpointConfig{
 		name: "virtual-cluster", kinds: slices.Concat(core, mesh, []*kind.Kind{definitions}), storage: tenantGroups,
 		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, tokens: tokens, admission: admit, clusters: s.clusters, kubeconfigs: records, life: s.life,
-		audit: s.audit, auditPolicy: s.auditPolicy, tracer: s.tracer,
+		audit: s.audit, auditPolicy: s.auditPolicy, tracer: s.tracer, frontProxy: s.frontProxy,
 	}); err != nil {
 		return err
 	}
 	if s.root, err = newEndpoint(endpointConfig{
 		name: "root", kinds: slices.Concat(core, []*kind.Kind{virtualClusters, meshes, kubeconfigs, kubeconfigRequests, analyses}), storage: rootGroups,
 		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, tokens: tokens, admission: admit, clusters: s.clusters, kubeconfigs: records, life: s.life, process: true,
-		audit: s.audit, auditPolicy: s.auditPolicy, tracer: s.tracer,
+		audit: s.audit, auditPolicy: s.auditPolicy, tracer: s.tracer, frontProxy: s.frontProxy, described: announced,
 		wrap: func(root http.Handler) http.Handler {
-			return filters.WithCluster(withReasons(root, checks), withReasons(s.tenant.server.Handler, checks))
+			return filters.WithCluster(withReasons(root, checks), withReasons(s.tenant.server.Handler, checks), view)
 		},
 	}); err != nil {
 		return err
+	}
+	if view != nil {
+		if err := announce(s.root, s.tenant, view.Groups); err != nil {
+			return err
+		}
 	}
 
 	s.extension.Serve(extensionEndpoint(s.root, slices.Concat(core, []*kind.Kind{virtualClusters, meshes}), stores),
@@ -380,6 +403,15 @@ func cachesReady(ready map[schema.GroupResource]error) error {
 		waiting, rest = waiting[:shown], "; ..."
 	}
 	return fmt.Errorf("%d of %d watch caches are not in step with etcd: %s%s", count, len(ready), strings.Join(waiting, "; "), rest)
+}
+
+// authenticator knows callers by what they show themselves and, if there is a front proxy,
+// by what that says of them.
+func (s *Server) authenticator(direct authenticator.Request) authenticator.Request {
+	if s.frontProxy == nil {
+		return direct
+	}
+	return authn.WithFrontProxy(direct, s.frontProxy)
 }
 
 // listen binds the ports, so that one that is taken is an error at start.
@@ -512,6 +544,9 @@ func (s *Server) prepareData(ctx context.Context) error {
 	}
 	if err := s.keeper.ensureAdmin(ctx); err != nil {
 		return err
+	}
+	if err := s.viewServed(ctx); err != nil {
+		klog.FromContext(ctx).Error(err, "The host view serves nothing")
 	}
 	return s.warm.wait(ctx)
 }

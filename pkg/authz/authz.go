@@ -4,6 +4,7 @@ package authz
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -26,9 +27,11 @@ var open = []string{"/livez", "/readyz", "/healthz", "/version"}
 // to, the root's of every one. Other identities of the root may enter a virtual cluster
 // as far as the root's RBAC allows them the verb of their request on
 // virtualclusters/proxy; inside, its RBAC and the VirtualCluster's spec.access decide.
-// Nothing that was decided is remembered.
+// Nothing that was decided is remembered, except by a host cluster's authorization, which
+// decides in the root's place about users that the host vouches for: see AskHost.
 type Authorizer struct {
 	rules *rbac.Index
+	host  Host
 }
 
 var (
@@ -100,11 +103,16 @@ func (z *Authorizer) Authorize(ctx context.Context, a authorizer.Attributes) (au
 	case stranger:
 		return authorizer.DecisionNoOpinion, "this identity belongs to another virtual cluster", nil
 	}
+	if here == logical.Root && z.asksHost(u) {
+		return z.inRoot(ctx, a)
+	}
 	if err := z.rules.Ready(); err != nil {
 		return authorizer.DecisionNoOpinion, "", err
 	}
 	if as == guest {
-		if err := z.enter(u, here, entryVerb(a)); err != nil {
+		if err := z.enter(ctx, a, here); errors.Is(err, ErrHostAway) {
+			return authorizer.DecisionNoOpinion, "", err
+		} else if err != nil {
 			return authorizer.DecisionNoOpinion, err.Error(), nil
 		}
 	}
@@ -143,18 +151,39 @@ func (z *Authorizer) Enter(ctx context.Context, a authorizer.Attributes) error {
 		if err := z.rules.Ready(); err != nil {
 			return err
 		}
-		return z.enter(a.GetUser(), here, entryVerb(a))
+		return z.enter(ctx, a, here)
 	case stranger:
 		return fmt.Errorf("this identity belongs to another virtual cluster")
 	}
 	return nil
 }
 
-func (z *Authorizer) enter(u user.Info, cluster, verb string) error {
-	allowed, reason := z.rules.Allows(rbac.Subject{Cluster: logical.Root, User: u}, authorizer.AttributesRecord{
+// enter is why a guest may not come in with a request, or nil. In the host view the host
+// is asked about the request itself, as for any API of its own.
+func (z *Authorizer) enter(ctx context.Context, a authorizer.Attributes, here string) error {
+	if u := a.GetUser(); !InHostView(ctx) || !z.asksHost(u) {
+		return z.enterWith(ctx, u, here, entryVerb(a))
+	}
+	err := z.ask(ctx, a)
+	if err == nil || errors.Is(err, ErrHostAway) {
+		return err
+	}
+	return fmt.Errorf("the host cluster does not allow it: %w", err)
+}
+
+// entrance is the question whether somebody may enter a virtual cluster.
+func entrance(u user.Info, cluster, verb string) authorizer.AttributesRecord {
+	return authorizer.AttributesRecord{
 		User: u, Verb: verb, APIGroup: v1alpha1.GroupVersion.Group, APIVersion: v1alpha1.GroupVersion.Version,
 		Resource: "virtualclusters", Subresource: "proxy", Name: cluster, ResourceRequest: true,
-	})
+	}
+}
+
+func (z *Authorizer) enterWith(ctx context.Context, u user.Info, cluster, verb string) error {
+	if z.asksHost(u) {
+		return z.enterByHost(ctx, u, cluster, verb)
+	}
+	allowed, reason := z.rules.Allows(rbac.Subject{Cluster: logical.Root, User: u}, entrance(u, cluster, verb))
 	if allowed {
 		return nil
 	}
@@ -206,26 +235,36 @@ func (z *Authorizer) Rules(ctx context.Context, u user.Info, namespace string) (
 	case stranger:
 		return nil, nil
 	}
+	if here == logical.Root && z.asksHost(u) {
+		return nil, errors.New("the host cluster decides about its users in the root: ask it")
+	}
 	if err := z.rules.Ready(); err != nil {
 		return nil, err
 	}
 	rules, err := z.rules.Rules(rbac.Subject{Cluster: here, User: u, Guest: as == guest}, namespace)
 	if as == guest {
-		rules = z.entered(rules, u, here)
+		var away error
+		rules, away = z.entered(ctx, rules, u, here)
+		err = errors.Join(err, away)
 	}
 	return rules, err
 }
 
-// entered are the rules as far as the root lets a guest use them.
-func (z *Authorizer) entered(rules []rbacv1.PolicyRule, u user.Info, here string) []rbacv1.PolicyRule {
+// entered are the rules as far as the root, or the host, lets a guest use them. With an
+// error they are those of which that is known.
+func (z *Authorizer) entered(ctx context.Context, rules []rbacv1.PolicyRule, u user.Info, here string) ([]rbacv1.PolicyRule, error) {
 	var may []string
 	for _, verb := range requestVerbs {
-		if z.enter(u, here, verb) == nil {
+		err := z.enterWith(ctx, u, here, verb)
+		if errors.Is(err, ErrHostAway) {
+			return nil, err
+		}
+		if err == nil {
 			may = append(may, verb)
 		}
 	}
 	if len(may) == len(requestVerbs) {
-		return rules
+		return rules, nil
 	}
 	var out []rbacv1.PolicyRule
 	for _, r := range rules {
@@ -244,7 +283,7 @@ func (z *Authorizer) entered(rules []rbacv1.PolicyRule, u user.Info, here string
 			out = append(out, r)
 		}
 	}
-	return out
+	return out, nil
 }
 
 // RoleRules are the rules of the role that a binding in a namespace refers to, or one

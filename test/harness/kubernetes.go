@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -83,6 +84,11 @@ type KubeAPIServer struct {
 	Port int
 	// Kubeconfig is one of system:masters.
 	Kubeconfig string
+	// PKI is the directory of its certificates and keys.
+	PKI string
+
+	options KubeAPIServerOptions
+	users   *authority
 }
 
 // StartKubeAPIServer starts a kube-apiserver and waits until it is ready.
@@ -102,18 +108,32 @@ func StartKubeAPIServer(ctx context.Context, options KubeAPIServerOptions) (*Kub
 	if err != nil {
 		return nil, err
 	}
-	server := &KubeAPIServer{Port: ports[0], Kubeconfig: filepath.Join(dir, "admin.kubeconfig")}
-	pki := filepath.Join(dir, "pki")
-	if err := writeKubernetesPKI(pki, server.Kubeconfig, "https://"+loopback(server.Port)); err != nil {
+	options.Dir = dir
+	server := &KubeAPIServer{Port: ports[0], Kubeconfig: filepath.Join(dir, "admin.kubeconfig"), PKI: filepath.Join(dir, "pki"), options: options}
+	if server.users, err = writeKubernetesPKI(server.PKI); err != nil {
 		return nil, err
 	}
+	if err := server.WriteKubeconfig(server.Kubeconfig, "admin", "system:masters"); err != nil {
+		return nil, err
+	}
+	return server, server.start(ctx)
+}
 
-	file := func(name string) string { return filepath.Join(pki, name) }
-	server.Process, err = StartProcess("kube-apiserver", filepath.Join(dir, "kube-apiserver.log"), exec.Command(options.Binary, append([]string{
-		"--etcd-servers", options.EtcdURL,
+// Restart stops the server, unless it has ended already, and starts it again on the same port.
+func (s *KubeAPIServer) Restart(ctx context.Context) error {
+	if err := s.Stop(ctx); err != nil {
+		return err
+	}
+	return s.start(ctx)
+}
+
+func (s *KubeAPIServer) start(ctx context.Context) error {
+	file := func(name string) string { return filepath.Join(s.PKI, name) }
+	process, err := StartProcess("kube-apiserver", filepath.Join(s.options.Dir, "kube-apiserver.log"), exec.Command(s.options.Binary, append([]string{
+		"--etcd-servers", s.options.EtcdURL,
 		"--bind-address", "127.0.0.1",
 		"--advertise-address", "127.0.0.1",
-		"--secure-port", strconv.Itoa(server.Port),
+		"--secure-port", strconv.Itoa(s.Port),
 		// It would publish its own address, and loopback is not a legal one.
 		"--endpoint-reconciler-type", "none",
 		"--service-cluster-ip-range", "10.0.0.0/24",
@@ -131,44 +151,79 @@ func StartKubeAPIServer(ctx context.Context, options KubeAPIServerOptions) (*Kub
 		"--requestheader-extra-headers-prefix", "X-Remote-Extra-",
 		"--proxy-client-cert-file", file("front-proxy.crt"),
 		"--proxy-client-key-file", file("front-proxy.key"),
-	}, options.ExtraArgs...)...))
+	}, s.options.ExtraArgs...)...))
+	if err != nil {
+		return err
+	}
+	s.Process = process
+	if err := s.waitReady(ctx, func(ctx context.Context) error { return apiReady(ctx, s.Kubeconfig) }); err != nil {
+		return errors.Join(err, s.Kill())
+	}
+	return nil
+}
+
+// URL is where the API is.
+func (s *KubeAPIServer) URL() string { return "https://" + loopback(s.Port) }
+
+// WriteKubeconfig writes a kubeconfig of a user with groups, by a client certificate.
+func (s *KubeAPIServer) WriteKubeconfig(file, user string, groups ...string) error {
+	certificate, err := s.users.issue(pkix.Name{CommonName: user, Organization: groups})
+	if err != nil {
+		return err
+	}
+	config := clientcmdapi.NewConfig()
+	config.Clusters["kubernetes"] = &clientcmdapi.Cluster{Server: s.URL(), CertificateAuthorityData: s.users.pem}
+	config.AuthInfos[user] = &clientcmdapi.AuthInfo{ClientCertificateData: certificate.cert, ClientKeyData: certificate.key}
+	config.Contexts[user] = &clientcmdapi.Context{Cluster: "kubernetes", AuthInfo: user}
+	config.CurrentContext = user
+	return clientcmd.WriteToFile(*config, file)
+}
+
+// StartControllers runs a kube-controller-manager with the controllers of those names, each as the service account that it
+// has in any cluster. It returns when the process has started; the controllers take a few seconds more.
+func (s *KubeAPIServer) StartControllers(ctx context.Context, controllers ...string) (*Process, error) {
+	binary, err := Tool(ctx, "kube-controller-manager")
 	if err != nil {
 		return nil, err
 	}
-	if err := server.waitReady(ctx, func(ctx context.Context) error { return apiReady(ctx, server.Kubeconfig) }); err != nil {
-		return nil, errors.Join(err, server.Kill())
+	kubeconfig := filepath.Join(s.options.Dir, "controllers.kubeconfig")
+	if err := s.WriteKubeconfig(kubeconfig, "system:kube-controller-manager"); err != nil {
+		return nil, err
 	}
-	return server, nil
+	return StartProcess("kube-controller-manager", filepath.Join(s.options.Dir, "kube-controller-manager.log"), exec.Command(binary,
+		"--kubeconfig", kubeconfig,
+		"--controllers", strings.Join(controllers, ","),
+		"--use-service-account-credentials",
+		"--service-account-private-key-file", filepath.Join(s.PKI, "service-account.key"),
+		"--leader-elect=false",
+		"--secure-port", "0",
+	))
 }
 
 // writeKubernetesPKI writes a fresh set of keys: one authority for the server and its users, another for the front proxy,
-// as those who may say who a request comes from must not be those who make requests.
-func writeKubernetesPKI(dir, kubeconfig, url string) error {
+// as those who may say who a request comes from must not be those who make requests. It returns the users' authority.
+func writeKubernetesPKI(dir string) (*authority, error) {
 	ca, err := newAuthority("kubernetes")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	frontProxyCA, err := newAuthority("front-proxy-ca")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	server, err := ca.issue(pkix.Name{CommonName: "kube-apiserver"})
 	if err != nil {
-		return err
-	}
-	admin, err := ca.issue(pkix.Name{CommonName: "admin", Organization: []string{"system:masters"}})
-	if err != nil {
-		return err
+		return nil, err
 	}
 	frontProxy, err := frontProxyCA.issue(pkix.Name{CommonName: "front-proxy"})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	_, serviceAccountKey, err := newKey()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	err = writePKI(dir, map[string][]byte{
+	return ca, writePKI(dir, map[string][]byte{
 		"ca.crt":              ca.pem,
 		"server.crt":          server.cert,
 		"server.key":          server.key,
@@ -177,13 +232,4 @@ func writeKubernetesPKI(dir, kubeconfig, url string) error {
 		"front-proxy.crt":     frontProxy.cert,
 		"front-proxy.key":     frontProxy.key,
 	})
-	if err != nil {
-		return err
-	}
-	config := clientcmdapi.NewConfig()
-	config.Clusters["kubernetes"] = &clientcmdapi.Cluster{Server: url, CertificateAuthorityData: ca.pem}
-	config.AuthInfos["admin"] = &clientcmdapi.AuthInfo{ClientCertificateData: admin.cert, ClientKeyData: admin.key}
-	config.Contexts["admin"] = &clientcmdapi.Context{Cluster: "kubernetes", AuthInfo: "admin"}
-	config.CurrentContext = "admin"
-	return clientcmd.WriteToFile(*config, kubeconfig)
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"path"
 	"strings"
 	"testing"
 
@@ -13,8 +14,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/endpoints/request"
 
+	"github.com/vmesh-io/vmesh/pkg/authz"
 	"github.com/vmesh-io/vmesh/pkg/storage/logical"
 )
 
@@ -41,6 +44,32 @@ func TestResolve(t *testing.T) {
 		{"capitals in the prefix", "/Clusters/shop/api", "", "", false},
 		{"the root's own name", "/clusters/root/api", "", "", true},
 		{"a longer prefix", "/clustersx/shop/api", "", "", false},
+		{"dots in the rest", "/clusters/shop/api/../../other/api", "", "", true},
+		{"encoded dots in the rest", "/clusters/shop/%2e%2e/other/api", "", "", true},
+		{"a dot in the rest", "/clusters/shop/./api", "", "", true},
+		{"two slashes in the rest", "/clusters/shop//api", "", "", true},
+		{"two slashes at the end", "/clusters/shop/api//", "", "", true},
+		{"a slash at the end", "/clusters/shop/api/", "shop", "/api/", true},
+		{"dots in a name", "/clusters/shop/api/v1/configmaps/a..b", "shop", "/api/v1/configmaps/a..b", true},
+		{"through a host", proxyPrefix + "shop/proxy/api/v1?watch=true", "shop", "/api/v1?watch=true", true},
+		{"its top through a host", proxyPrefix + "shop/proxy", "shop", "/", true},
+		{"the virtual cluster itself", proxyPrefix + "shop", "", "", false},
+		{"its status", proxyPrefix + "shop/status", "", "", false},
+		{"a longer subresource", proxyPrefix + "shop/proxyx/api", "", "", false},
+		{"capitals in the subresource", proxyPrefix + "shop/Proxy/api", "", "", false},
+		{"capitals in a host's prefix", "/apis/vmesh.io/v1alpha1/VirtualClusters/shop/proxy/api", "", "", false},
+		{"another version", "/apis/vmesh.io/v1/virtualclusters/shop/proxy/api", "", "", false},
+		{"the root through a host", proxyPrefix + "root/proxy/api", "", "", true},
+		{"no name through a host", proxyPrefix + "/proxy/api", "", "", true},
+		{"capitals in the name through a host", proxyPrefix + "Shop/proxy/api", "", "", true},
+		{"an encoded slash before proxy", proxyPrefix + "shop%2Fproxy/api", "", "", true},
+		{"an encoded slash in the name through a host", proxyPrefix + "shop%2Fother/proxy/api", "", "", false},
+		{"an encoded letter of proxy", proxyPrefix + "shop/%70roxy/api/%2F", "", "", true},
+		{"dots through a host", proxyPrefix + "shop/proxy/../../other/proxy/api", "", "", true},
+		{"dots before the name", proxyPrefix + "../virtualclusters/shop/proxy/api", "", "", false},
+		{"a proxy in a proxy is plain text", proxyPrefix + "shop/proxy" + proxyPrefix + "other/proxy/api", "shop", proxyPrefix + "other/proxy/api", true},
+		{"a prefix in a proxy is plain text", proxyPrefix + "shop/proxy/clusters/other/api", "shop", "/clusters/other/api", true},
+		{"a proxy in a virtual cluster is plain text", "/clusters/shop" + proxyPrefix + "other/proxy/api", "shop", proxyPrefix + "other/proxy/api", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			u, err := url.Parse(c.url)
@@ -63,7 +92,8 @@ func TestResolve(t *testing.T) {
 }
 
 func FuzzResolve(f *testing.F) {
-	for _, seed := range []string{"/clusters/shop/api", "/clusters/a%2fb/api", "/clusters/a/../b", "//clusters/a", "/clusters/a/%2e%2e/b?x"} {
+	for _, seed := range []string{"/clusters/shop/api", "/clusters/a%2fb/api", "/clusters/a/../b", "//clusters/a", "/clusters/a/%2e%2e/b?x", proxyPrefix + "a/proxy/api/%2F",
+		proxyPrefix + "a%2Fproxy", proxyPrefix + "a/proxy/../b"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, raw string) {
@@ -81,8 +111,16 @@ func FuzzResolve(f *testing.F) {
 		if !prefixed || logical.ValidName(cluster) != nil || cluster == logical.Root {
 			t.Fatalf("%q was resolved to %q", raw, cluster)
 		}
-		if want := "/clusters/" + cluster + inner.Path; u.Path != want && u.Path != strings.TrimSuffix(want, "/") {
+		spelled := false
+		for _, want := range []string{clustersPrefix + cluster + inner.Path, proxyPrefix + cluster + proxySuffix + inner.Path} {
+			spelled = spelled || u.Path == want || u.Path == strings.TrimSuffix(want, "/")
+		}
+		if !spelled {
 			t.Fatalf("%q was taken apart into %q and %q", u.Path, cluster, inner.Path)
+		}
+		// No program on the way makes another path of it.
+		if cleaned := path.Clean(inner.Path); cleaned != inner.Path && cleaned+"/" != inner.Path {
+			t.Fatalf("%q leaves %q, which may be read as %q", raw, inner.Path, cleaned)
 		}
 		// Both spellings of the rest must say the same.
 		if decoded, err := url.PathUnescape(inner.EscapedPath()); err != nil || decoded != inner.Path {
@@ -96,12 +134,15 @@ func TestEachClusterGetsItsOwnContext(t *testing.T) {
 	seen := http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
 		cluster, _ = logical.Cluster(req.Context())
 		path = req.URL.Path
+		if authz.InHostView(req.Context()) {
+			path = "view:" + path
+		}
 	})
 	other := http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
 		seen(nil, req)
 		path = "root:" + path
 	})
-	handler := WithCluster(other, seen)
+	handler := WithCluster(other, seen, &HostView{Cluster: "mesh", Groups: sets.New("networking.istio.io")})
 	for _, c := range []struct {
 		target, cluster, path string
 		code                  int
@@ -109,6 +150,20 @@ func TestEachClusterGetsItsOwnContext(t *testing.T) {
 		{"/api", logical.Root, "root:/api", 200},
 		{"/clusters/shop/api", "shop", "/api", 200},
 		{"/clusters/Shop/api", "", "", 404},
+		{proxyPrefix + "shop/proxy/api", "shop", "/api", 200},
+		{proxyPrefix + "Shop/proxy/api", "", "", 404},
+		{proxyPrefix + "shop", logical.Root, "root:" + proxyPrefix + "shop", 200},
+		{"/apis/networking.istio.io", logical.Root, "root:/apis/networking.istio.io", 200},
+		{"/apis/networking.istio.io/v1", logical.Root, "root:/apis/networking.istio.io/v1", 200},
+		{"/apis/networking.istio.io/v1/virtualservices", "mesh", "view:/apis/networking.istio.io/v1/virtualservices", 200},
+		{"/apis/networking.istio.io/v1/namespaces/a%2Fb/virtualservices", "mesh", "view:/apis/networking.istio.io/v1/namespaces/a/b/virtualservices", 200},
+		{"/apis/networking.istio.io/v1/../../../clusters/shop/api", "", "", 404},
+		{"/apis/networking.istio.io/../vmesh.io/v1alpha1/virtualclusters", "", "", 404},
+		{"/apis/networking.istio.io//v1/virtualservices", "", "", 404},
+		{"/apis/networking.istio.io%2Fv1/virtualservices", "", "", 404},
+		{"/apis/Networking.istio.io/v1/virtualservices", logical.Root, "root:/apis/Networking.istio.io/v1/virtualservices", 200},
+		{"/apis/security.istio.io/v1/peerauthentications", logical.Root, "root:/apis/security.istio.io/v1/peerauthentications", 200},
+		{"/clusters/shop/apis/networking.istio.io/v1/virtualservices", "shop", "/apis/networking.istio.io/v1/virtualservices", 200},
 	} {
 		cluster, path = "", ""
 		w := httptest.NewRecorder()

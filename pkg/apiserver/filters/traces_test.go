@@ -26,7 +26,7 @@ func TestAFilterOfTracesAloneSeesThePathThatWasAsked(t *testing.T) {
 				})
 			}
 			chain := note(&before, AsAsked(note(&after, nil), func(h http.Handler) http.Handler { return note(&seen, h) }))
-			WithCluster(chain, chain).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, asked, nil))
+			WithCluster(chain, chain, nil).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, asked, nil))
 			if seen != asked || after != before || after == "" {
 				t.Errorf("it sees %q; before it is %q, after it %q", seen, before, after)
 			}

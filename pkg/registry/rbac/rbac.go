@@ -96,6 +96,8 @@ func NewREST(s *resource.Store, c Config) (*REST, error) {
 		return nil, nil
 	}
 	sortByName(r.defaults)
+	// Here and not in Delete, whose answer is often a mere success, without the revision.
+	s.AfterDelete = func(obj runtime.Object, _ *metav1.DeleteOptions) { r.await(context.Background(), obj, nil) }
 	return r, nil
 }
 
@@ -190,7 +192,6 @@ func (r *REST) Delete(ctx context.Context, name string, validate rest.ValidateOb
 		return nil, false, apierrors.NewForbidden(r.resource, name, fmt.Errorf(
 			"every virtual cluster has it and it cannot be deleted: to take its rights away, write one of that name without them; to have it back as it was, delete that"))
 	}
-	r.await(ctx, obj, err)
 	return r.shown(obj), deleted, err
 }
 
