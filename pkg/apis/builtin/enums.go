@@ -18,6 +18,7 @@ func enums() map[reflect.Type][]any {
 		reflect.TypeFor[admissionregistrationv1.FailurePolicyType]():      {"Fail", "Ignore"},
 		reflect.TypeFor[admissionregistrationv1.MatchPolicyType]():        {"Equivalent", "Exact"},
 		reflect.TypeFor[admissionregistrationv1.OperationType]():          {"*", "CONNECT", "CREATE", "DELETE", "UPDATE"},
+		reflect.TypeFor[admissionregistrationv1.PatchType]():              {"ApplyConfiguration", "JSONPatch"},
 		reflect.TypeFor[admissionregistrationv1.ReinvocationPolicyType](): {"IfNeeded", "Never"},
 		reflect.TypeFor[admissionregistrationv1.SideEffectClass]():        {"None", "NoneOnDryRun", "Some", "Unknown"},
 		reflect.TypeFor[admissionregistrationv1.ScopeType]():              {"*", "Cluster", "Namespaced"},

@@ -36,10 +36,11 @@ func (k *Kind) Validate(ctx context.Context, version string, obj, old *object.Ob
 	return warnings, errs
 }
 
-// withoutValues takes what is quoted of an object out of errors, but for its metadata.
+// withoutValues takes what is quoted of an object out of errors, but for its metadata and
+// its type, which are for everyone to know.
 func withoutValues(errs field.ErrorList) {
 	for _, err := range errs {
-		if !strings.HasPrefix(err.Field, "metadata") {
+		if !strings.HasPrefix(err.Field, "metadata") && err.Field != "type" {
 			err.BadValue = field.OmitValueType{}
 		}
 	}
