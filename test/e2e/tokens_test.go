@@ -434,8 +434,9 @@ func (i *issuer) token(t *testing.T, user string, groups ...string) string {
 	return token
 }
 
-func TestPeopleComeInByAnOpenIDConnectIssuer(t *testing.T) {
-	i := newIssuer(t)
+// configuration is a file that trusts the issuer, with whatever else it is to say.
+func (i *issuer) configuration(t *testing.T, more string) string {
+	t.Helper()
 	authority, err := json.Marshal(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: i.Certificate().Raw})))
 	if err != nil {
 		t.Fatal(err)
@@ -452,10 +453,16 @@ jwt:
   claimMappings:
     username: {expression: '"corp:" + claims.sub'}
     groups: {claim: groups, prefix: "corp:"}
-anonymous: {enabled: true, conditions: [{path: /livez}]}
-`, i.URL, authority), 0o600); err != nil {
+%s
+`, i.URL, authority, more), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return file
+}
+
+func TestPeopleComeInByAnOpenIDConnectIssuer(t *testing.T) {
+	i := newIssuer(t)
+	file := i.configuration(t, "anonymous: {enabled: true, conditions: [{path: /livez}]}")
 	s, err := startServer(filepath.Join(t.TempDir(), "data"), func(o *apiserver.Options) { o.AuthenticationConfig = file })
 	if err != nil {
 		t.Fatal(err)
