@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -41,7 +43,7 @@ func someAt(at string, allowed func(matrixCall) bool) func(string, matrixCall) b
 	return func(target string, c matrixCall) bool { return target == at && allowed(c) }
 }
 
-func reads(c matrixCall) bool { return !c.write }
+func reads(c matrixCall) bool { return !c.write && c.name != "keys of tokens" }
 
 // basics are what everyone may who is known at all.
 func basics(c matrixCall) bool {
@@ -73,6 +75,9 @@ var matrixCalls = []matrixCall{
 	{name: "readiness", method: "GET", path: "/readyz"},
 	{name: "who am I", method: "POST", path: "/apis/authentication.k8s.io/v1/selfsubjectreviews", body: `{}`},
 	{name: "may I", method: "POST", path: "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body: `{"spec":{"resourceAttributes":{"verb":"list","resource":"secrets"}}}`},
+	{name: "keys of tokens", method: "GET", path: "/openid/v1/jwks"},
+	{name: "whose is a token", method: "POST", path: "/apis/authentication.k8s.io/v1/tokenreviews", body: `{"spec":{"token":"x"}}`, write: true},
+	{name: "make a token", method: "POST", path: "/api/v1/namespaces/default/serviceaccounts/ci/token", body: `{"spec":{"expirationSeconds":600}}`, write: true},
 	{name: "create", method: "POST", path: "/api/v1/namespaces/default/configmaps", body: `{"metadata":{"name":"NAME"}}`, write: true},
 	{name: "create without running", method: "POST", path: "/api/v1/namespaces/default/configmaps?dryRun=All", body: `{"metadata":{"name":"NAME"}}`, write: true},
 	{name: "create a namespace", method: "POST", path: "/api/v1/namespaces", body: `{"metadata":{"name":"NAME"}}`, write: true},
@@ -97,6 +102,11 @@ func plainShape(cluster, path string) string {
 	return "/clusters/" + cluster + path
 }
 
+// subresourceShape is the other address of a virtual cluster, as a subresource in the root.
+func subresourceShape(cluster, path string) string {
+	return "/apis/vmesh.io/v1alpha1/virtualclusters/" + cluster + "/proxy" + path
+}
+
 // trickShapes are paths that lead nowhere, for anyone, however a server that is less
 // careful may read them. home is a cluster that the caller is at home in.
 var trickShapes = map[string]func(home, target, path string) string{
@@ -119,14 +129,19 @@ var trickShapes = map[string]func(home, target, path string) string{
 	"parameter": func(home, target, path string) string { return "/clusters/" + target + ";" + home + path },
 	"newline":   func(home, target, path string) string { return "/clusters/" + home + "%0a/clusters/" + target + path },
 	"backslash": func(home, target, path string) string { return "/clusters/" + home + "%5c..%5c" + target + path },
-	"subresource of the root": func(_, target, path string) string {
+	"another subresource": func(_, target, path string) string {
 		return "/apis/vmesh.io/v1alpha1/virtualclusters/" + target + "/status" + path
 	},
 }
 
 func TestNobodyReachesWhatIsNotTheirs(t *testing.T) {
 	m := newMatrix(t)
-	t.Run("plain paths", func(t *testing.T) { m.each(t, m.plain) })
+	t.Run("plain paths", func(t *testing.T) {
+		m.each(t, func(t *testing.T, who matrixIdentity) { m.plain(t, who, plainShape) })
+	})
+	t.Run("subresource", func(t *testing.T) {
+		m.each(t, func(t *testing.T, who matrixIdentity) { m.plain(t, who, subresourceShape) })
+	})
 	t.Run("tricks", func(t *testing.T) { m.each(t, m.tricks) })
 	for cluster, before := range m.before {
 		if after := m.state(t, cluster); !bytes.Equal(before, after) {
@@ -159,7 +174,20 @@ type matrix struct {
 
 func newMatrix(t *testing.T) *matrix {
 	t.Helper()
-	s, err := startServer(t.TempDir(), func(o *apiserver.Options) { o.AnalysisBudget = 0 })
+	issuer := newIssuer(t)
+	proxies, err := pki.LoadOrCreateAuthority(t.TempDir(), "front-proxy-ca")
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxiesFile := filepath.Join(t.TempDir(), "front-proxy-ca.crt")
+	if err := os.WriteFile(proxiesFile, proxies.Bundle(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := startServer(t.TempDir(), func(o *apiserver.Options) {
+		o.AnalysisBudget = 0
+		o.AuthenticationConfig = issuer.configuration(t, "")
+		o.Host.FrontProxy.ClientCAFile, o.Host.FrontProxy.AllowedNames = proxiesFile, []string{"front-proxy-client"}
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +207,7 @@ func newMatrix(t *testing.T) *matrix {
 			}
 		}
 	}
-	m.identities = m.callers(t, home)
+	m.identities = slices.Concat(m.callers(t, home), m.bearers(t, home, issuer), m.proxied(t, proxies))
 	for _, target := range m.targets[1:] {
 		m.before[target] = m.state(t, target)
 	}
@@ -212,14 +240,7 @@ func (m *matrix) callers(t *testing.T, home *tenant) []matrixIdentity {
 	s := m.server
 	var all []matrixIdentity
 	add := func(name string, config *rest.Config, headers map[string]string, may func(string, matrixCall) bool) {
-		client, err := rest.HTTPClientFor(config)
-		if err != nil {
-			t.Fatal(err)
-		}
-		plain := *client
-		plain.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-		t.Cleanup(plain.CloseIdleConnections)
-		all = append(all, matrixIdentity{name, &plain, headers, may})
+		all = append(all, newCaller(t, name, config, headers, may))
 	}
 	anonymous := rest.AnonymousClientConfig(s.root)
 	add("nobody", anonymous, nil, someAt(logical.Root, health))
@@ -262,9 +283,17 @@ func (m *matrix) callers(t *testing.T, home *tenant) []matrixIdentity {
 	m.targets = append(m.targets, again.name)
 	add("of an earlier virtual cluster of the name", again.config, nil, nothing)
 
-	stranger := rest.CopyConfig(s.root)
-	stranger.CertData, stranger.KeyData = strangersCertificate(t)
-	add("of another authority", stranger, nil, nothing)
+	revoked := s.as(t, m.home, "rex", "system:masters")
+	record := mustDo(t, root, http.MethodGet, "/apis/vmesh.io/v1alpha1/kubeconfigs?fieldSelector=spec.user=rex", "").Field("items").([]any)[0]
+	name := record.(map[string]any)["metadata"].(map[string]any)["name"].(string)
+	mustDo(t, root, http.MethodDelete, "/apis/vmesh.io/v1alpha1/kubeconfigs/"+name, "")
+	add("an administrator who was revoked", revoked.config, nil, nothing)
+
+	strangers, err := pki.LoadOrCreateAuthority(t.TempDir(), "client-ca")
+	if err != nil {
+		t.Fatal(err)
+	}
+	add("of another authority", m.certified(t, strangers, "admin"), nil, nothing)
 
 	add(rootAdministrator, s.root, nil, everythingAt(m.targets...))
 	add("a user of the root", s.as(t, logical.Root, "rita", "nothing").config, nil, someAt(logical.Root, basics))
@@ -281,24 +310,88 @@ func (m *matrix) callers(t *testing.T, home *tenant) []matrixIdentity {
 	return all
 }
 
-// strangersCertificate is an administrator's, of an authority that nobody knows.
-func strangersCertificate(t *testing.T) (cert, keyPEM []byte) {
+// bearers have tokens and nothing else.
+func (m *matrix) bearers(t *testing.T, home *tenant, issuer *issuer) []matrixIdentity {
 	t.Helper()
-	authority, err := pki.LoadOrCreateAuthority(t.TempDir(), "client-ca")
-	if err != nil {
-		t.Fatal(err)
+	anonymous := rest.AnonymousClientConfig(m.server.root)
+	root := &tenant{config: m.server.root, kubeconfig: m.server.options.AdminKubeconfig(), raw: rawClient(t, m.server.root)}
+	var all []matrixIdentity
+	add := func(name, token string, may func(string, matrixCall) bool) {
+		all = append(all, newCaller(t, name, anonymous, map[string]string{"Authorization": "Bearer " + token}, may))
 	}
+	for _, who := range []*tenant{home, root} {
+		mustDo(t, who.raw, http.MethodPost, "/api/v1/namespaces/default/serviceaccounts", `{"metadata":{"name":"ci"}}`)
+	}
+	for _, name := range []string{"idle", "former", "admin"} {
+		mustDo(t, home.raw, http.MethodPost, "/api/v1/namespaces/default/serviceaccounts", fmt.Sprintf(`{"metadata":{"name":%q}}`, name))
+	}
+	const account = "system:serviceaccount:default:"
+	bindCluster(t, home, "ci", "view", "User", account+"ci")
+	bindCluster(t, home, "admin", "cluster-admin", "User", account+"admin")
+	withKeys := func(allowed func(matrixCall) bool) func(matrixCall) bool {
+		return func(c matrixCall) bool { return allowed(c) || c.name == "keys of tokens" }
+	}
+	add("a pipeline", createToken(t, home, "idle"), someAt(m.home, withKeys(basics)))
+	add("a pipeline that reads", createToken(t, home, "ci"), someAt(m.home, withKeys(reads)))
+	add("a pipeline that administers", createToken(t, home, "admin"), everythingAt(m.home))
+	add("a token for others", createToken(t, home, "admin", "--audience", "vault"), nothing)
+	former := createToken(t, home, "former")
+	mustDo(t, home.raw, http.MethodDelete, "/api/v1/namespaces/default/serviceaccounts/former", "")
+	add("a pipeline that is gone", former, nothing)
+	// It is named like the one that reads at home.
+	add("a pipeline of the root", createToken(t, root, "ci"), someAt(logical.Root, withKeys(basics)))
+
+	add("a person", issuer.token(t, "alice", "dev"), someAt(logical.Root, basics))
+	add("a person who would be an administrator", issuer.token(t, "eve", "system:masters"), someAt(logical.Root, basics))
+	add("a person of another issuer", newIssuer(t).token(t, "alice", "dev"), nothing)
+	return all
+}
+
+// proxied come with a front proxy's certificate, or without.
+func (m *matrix) proxied(t *testing.T, proxies *pki.Authority) []matrixIdentity {
+	t.Helper()
+	proxy, other := m.certified(t, proxies, "front-proxy-client"), m.certified(t, proxies, "someone")
+	clusterHeader := "X-Remote-Extra-Vmesh.io%2fvirtual-Cluster"
+	gus := map[string]string{"X-Remote-User": "gus", "X-Remote-Group": "guests"}
+	gusMay := func(target string, c matrixCall) bool {
+		return target == m.home && reads(c) || target == logical.Root && basics(c)
+	}
+	return []matrixIdentity{
+		newCaller(t, "a front proxy alone", proxy, nil, nothing),
+		newCaller(t, "a front proxy for nobody in particular", proxy, map[string]string{"X-Remote-User": "rita", clusterHeader: m.home}, someAt(logical.Root, basics)),
+		newCaller(t, "a front proxy for a guest", proxy, gus, gusMay),
+		newCaller(t, "a certificate of the front proxy's authority", other, gus, nothing),
+	}
+}
+
+// certified has a client certificate of an authority.
+func (m *matrix) certified(t *testing.T, authority *pki.Authority, name string) *rest.Config {
+	t.Helper()
 	key, keyPEM, err := pki.NewKey()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, _, err = authority.IssueClient(key.Public(), pki.Client{
-		User: "admin", Groups: []string{"system:masters"}, URI: authn.ClusterURI(logical.Root, ""), TTL: time.Hour,
+	cert, _, err := authority.IssueClient(key.Public(), pki.Client{
+		User: name, Groups: []string{"system:masters"}, URI: authn.KubeconfigURI(logical.Root, "", "admin"), TTL: time.Hour,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return cert, keyPEM
+	config := rest.AnonymousClientConfig(m.server.root)
+	config.CertData, config.KeyData = cert, keyPEM
+	return config
+}
+
+func newCaller(t *testing.T, name string, config *rest.Config, headers map[string]string, may func(string, matrixCall) bool) matrixIdentity {
+	t.Helper()
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := *client
+	plain.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	t.Cleanup(plain.CloseIdleConnections)
+	return matrixIdentity{name, &plain, headers, may}
 }
 
 // each runs all identities, some at once.
@@ -311,14 +404,17 @@ func (m *matrix) each(t *testing.T, run func(*testing.T, matrixIdentity)) {
 	}
 }
 
-// plain asks everything of every cluster by its address.
-func (m *matrix) plain(t *testing.T, who matrixIdentity) {
+// plain asks everything of every cluster by an address of it.
+func (m *matrix) plain(t *testing.T, who matrixIdentity, address func(cluster, path string) string) {
 	for _, target := range m.targets {
+		if target == logical.Root && address(target, "") != "" {
+			continue // it has but one
+		}
 		for _, c := range matrixCalls {
 			if who.name == rootAdministrator && c.write && target != m.home {
 				continue // it may, and what is there must stay as it is
 			}
-			status, body := m.ask(t, who, plainShape(target, c.path), c)
+			status, body := m.ask(t, who, address(target, c.path), c)
 			allowed := who.may(target, c)
 			switch {
 			case !allowed && status != http.StatusUnauthorized && status != http.StatusForbidden:
