@@ -13,6 +13,7 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/apiserver/handlers"
 	"github.com/vmesh-io/vmesh/pkg/authn"
 	"github.com/vmesh-io/vmesh/pkg/authz"
+	"github.com/vmesh-io/vmesh/pkg/fairness"
 )
 
 // lifecycle is what the endpoints share of the process's life: requests that are under
@@ -43,11 +44,11 @@ type clusters interface {
 // flow for all virtual clusters; CORS; tracing), which is a tenth of what a small write
 // costs. Impersonation is its own: it ends at the virtual cluster.
 func buildChain(handler http.Handler, c *genericapiserver.Config, writes *handlers.Handlers, deprecations map[schema.GroupVersionResource]string,
-	z *authz.Authorizer, clusters clusters, life *lifecycle) http.Handler {
+	z *authz.Authorizer, clusters clusters, life *lifecycle, shares *fairness.Scheduler) http.Handler {
 	handler = filters.WithDeprecations(writes.Or(handler), deprecations)
 	handler = filters.WithState(handler, clusters, c.Serializer)
 	handler = genericapifilters.WithAuthorization(handler, c.Authorization.Authorizer, c.Serializer)
-	handler = genericfilters.WithMaxInFlightLimit(handler, c.MaxRequestsInFlight, c.MaxMutatingRequestsInFlight, c.LongRunningFunc)
+	handler = filters.WithShares(handler, shares, c.LongRunningFunc, c.Serializer)
 	handler = filters.WithImpersonation(handler, z, clusters, c.Serializer)
 	handler = filters.WithRoles(handler, z, c.Serializer)
 	handler = genericapifilters.WithAudit(handler, c.AuditBackend, c.AuditPolicyRuleEvaluator, c.LongRunningFunc)

@@ -29,6 +29,7 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/apiserver/filters"
 	"github.com/vmesh-io/vmesh/pkg/apiserver/handlers"
 	"github.com/vmesh-io/vmesh/pkg/authz"
+	"github.com/vmesh-io/vmesh/pkg/fairness"
 	"github.com/vmesh-io/vmesh/pkg/openapi"
 	"github.com/vmesh-io/vmesh/pkg/registry/review"
 	"github.com/vmesh-io/vmesh/pkg/version"
@@ -62,6 +63,7 @@ type endpointConfig struct {
 	authorizer    *authz.Authorizer
 	clusters      clusters
 	life          *lifecycle
+	shares        *fairness.Scheduler
 	// wrap, if set, goes around the whole chain of filters.
 	wrap func(http.Handler) http.Handler
 	// process says that the process's own paths (metrics, profiles) are served here.
@@ -98,14 +100,13 @@ func newEndpoint(c endpointConfig) (*endpoint, error) {
 	config.NonLongRunningRequestWaitGroup, config.WatchRequestWaitGroup = c.life.requests, c.life.watches
 	config.ShutdownWatchTerminationGracePeriod = watchGrace
 	config.RequestTimeout = requestTimeout
-	config.MaxRequestsInFlight, config.MaxMutatingRequestsInFlight = 4000, 1000
 	config.EquivalentResourceRegistry = runtime.NewEquivalentResourceRegistry()
 	writes := handlers.New(handlers.Config{
 		Codec: e.codec, Admission: c.admission, Authorizer: z, Equivalents: config.EquivalentResourceRegistry, MaxBodyBytes: config.MaxRequestBodyBytes,
 	})
 	config.BuildHandlerChainFunc = func(handler http.Handler, generic *genericapiserver.Config) http.Handler {
 		handler = filters.WithMediaTypes(handler, e.codec.Typed, generic.Serializer)
-		handler = buildChain(handler, generic, writes, e.codec.Deprecations(), z, c.clusters, c.life)
+		handler = buildChain(handler, generic, writes, e.codec.Deprecations(), z, c.clusters, c.life, c.shares)
 		if c.wrap != nil {
 			handler = c.wrap(handler)
 		}

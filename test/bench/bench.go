@@ -77,6 +77,12 @@ func (b *bench) run(ctx context.Context) error {
 			return fmt.Errorf("virtual clusters: %w", err)
 		}
 	}
+	if b.want(13) {
+		// Last: it leaves this process with fewer processors.
+		if err := b.neighbours(ctx); err != nil {
+			return fmt.Errorf("a hostile tenant: %w", err)
+		}
+	}
 	return nil
 }
 
