@@ -35,16 +35,15 @@ const (
 
 	// The costs of work are estimates; what the process really uses corrects them, every
 	// calibration, if it uses more than calibrationUse of a processor.
-	calibration            = 250 * time.Millisecond
-	calibrationUse         = 0.2
-	minFactor, maxFactor   = 0.2, 20
-	calibrationSmoothing   = 0.3
-	idleAccount            = 5 * time.Second // after which an account is forgotten
-	maxDebt                = 1.0             // in seconds, of an account's allowance
-	costOfWrite            = 15 * time.Microsecond
-	costOfByte             = 6 * time.Nanosecond
-	costOfBodyByte         = 20 * time.Nanosecond
-	minCost, oneSecondCost = time.Microsecond, time.Second
+	calibration          = 250 * time.Millisecond
+	calibrationUse       = 0.2
+	minFactor, maxFactor = 0.2, 20
+	calibrationSmoothing = 0.3
+	idleAccount          = 5 * time.Second // after which an account is forgotten
+	maxDebt              = 1.0             // in seconds, of an account's allowance
+	costOfWrite          = 15 * time.Microsecond
+	costOfByte           = 6 * time.Nanosecond
+	costOfBodyByte       = 20 * time.Nanosecond
 )
 
 // Refusal is why a request is turned away for now.
@@ -117,8 +116,7 @@ func New(processors int, cpu func() time.Duration) *Scheduler {
 
 // Work is what a request is expected to take.
 type Work struct {
-	// Places says how many units of concurrency it takes; 0 for what only has to pay, as
-	// watches do.
+	// Places is how many units of concurrency it takes, besides those of its body.
 	Places int
 	// Body is the length of its body, below zero when unknown.
 	Body int64
@@ -127,9 +125,6 @@ type Work struct {
 }
 
 func (w Work) units() int {
-	if w.Places == 0 {
-		return 0
-	}
 	body := w.Body
 	if body < 0 {
 		body = 16 * bodyUnit
@@ -154,7 +149,7 @@ func (s *Scheduler) Begin(ctx context.Context, name string, w Work) (*Turn, erro
 	a := s.account(name, now)
 	t.account = a
 	a.turns++
-	if t.units > 0 && (len(a.places) > 0 || !s.fits(a, t.units)) {
+	if len(a.places) > 0 || !s.fits(a, t.units) {
 		if len(a.places) >= maxQueue {
 			s.leave(a)
 			s.mu.Unlock()
@@ -186,16 +181,32 @@ func (s *Scheduler) Begin(ctx context.Context, name string, w Work) (*Turn, erro
 	return t, nil
 }
 
-// End gives the place back.
+// Release gives the place back before the end, for what goes on at little cost. It may be
+// called more than once, and from another goroutine.
+func (t *Turn) Release() {
+	t.scheduler.mu.Lock()
+	defer t.scheduler.mu.Unlock()
+	t.release()
+}
+
+func (t *Turn) release() {
+	if t.units == 0 {
+		return
+	}
+	t.account.units -= t.units
+	t.scheduler.units -= t.units
+	t.units = 0
+	t.scheduler.dispatchPlaces()
+}
+
+// End ends the turn; it gives the place back.
 func (t *Turn) End() {
 	s := t.scheduler
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.charge(t.account, s.correct(t.debt))
-	t.account.units -= t.units
-	s.units -= t.units
 	s.leave(t.account)
-	s.dispatchPlaces()
+	t.release()
 }
 
 // Wrote accounts for a part of the answer of so many bytes, and waits when the account

@@ -160,8 +160,22 @@ func (h *hostile) huge(ctx context.Context, c *client, worker int) error {
 	return err
 }
 
+// fromNow opens a watch of what is yet to happen.
+func (h *hostile) fromNow(ctx context.Context, c *client, on *http.Client) (io.ReadCloser, error) {
+	body, err := c.open(ctx, on, request{method: "GET", path: "/api/v1/namespaces/default"})
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	data, err := io.ReadAll(body)
+	if err != nil {
+		return nil, err
+	}
+	return c.open(ctx, on, request{method: "GET", path: hostilePath + "?watch=true&resourceVersion=" + resourceVersion(data)})
+}
+
 func (h *hostile) read(ctx context.Context, c *client, _ int) error {
-	body, err := c.open(ctx, c.shared(), request{method: "GET", path: hostilePath + "?watch=true"})
+	body, err := h.fromNow(ctx, c, c.shared())
 	if err != nil {
 		return err
 	}
@@ -176,7 +190,7 @@ func (h *hostile) read(ctx context.Context, c *client, _ int) error {
 }
 
 func (h *hostile) sleep(ctx context.Context, c *client, worker int) error {
-	body, err := c.open(ctx, c.http[worker%len(c.http)], request{method: "GET", path: hostilePath + "?watch=true"})
+	body, err := h.fromNow(ctx, c, c.http[worker%len(c.http)])
 	if err != nil {
 		return err
 	}

@@ -231,6 +231,10 @@ func (b *bench) quietRound(ctx context.Context, t *target, quiet []*quietTenant,
 			return b.saveProfile(groupCtx, t, "hostile.goroutines", "goroutine?debug=1")
 		})
 	}
+	used, err := t.cpu()
+	if err != nil {
+		return nil, err
+	}
 	for end := time.Now().Add(quietSeconds * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
 		rss, err := t.rss()
 		if err != nil {
@@ -238,6 +242,11 @@ func (b *bench) quietRound(ctx context.Context, t *target, quiet []*quietTenant,
 		}
 		r.rss = max(r.rss, rss.total())
 	}
+	now, err := t.cpu()
+	if err != nil {
+		return nil, err
+	}
+	b.log("the server used %.2f cores", now.since(used).total()/1000/quietSeconds)
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}

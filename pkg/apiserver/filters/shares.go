@@ -38,19 +38,24 @@ func WithShares(handler http.Handler, scheduler *fairness.Scheduler, longRunning
 			handler.ServeHTTP(w, req) // health and metrics must be seen when all else is slow
 			return
 		}
-		work := workOf(info, req.ContentLength)
-		if longRunning(req, info) {
-			work.Places = 0
-		}
-		turn, err := scheduler.Begin(ctx, of, work)
+		turn, err := scheduler.Begin(ctx, of, workOf(info, req.ContentLength))
 		if err != nil {
 			refuse(w, req, s, err)
 			return
 		}
 		defer turn.End()
+		if longRunning(req, info) {
+			// A watch has its place while it tells what there is: until then it holds a list.
+			patience := time.AfterFunc(beginWatch, turn.Release)
+			defer patience.Stop()
+			req = req.WithContext(logical.WithWatchBegun(ctx, turn.Release))
+		}
 		handler.ServeHTTP(responsewriter.WrapForHTTP1Or2(&payingWriter{ResponseWriter: w, ctx: ctx, turn: turn}), req)
 	})
 }
+
+// beginWatch is how long a watch may have a place before its client has read what there is.
+const beginWatch = 10 * time.Second
 
 // accountOf is who pays for a request.
 func accountOf(u user.Info) string {
@@ -72,7 +77,7 @@ func workOf(info *request.RequestInfo, body int64) fairness.Work {
 	case info.Verb == "list":
 		w.Places, w.Cost = 4, 250*time.Microsecond
 	case info.Verb == "watch":
-		w.Cost = 300 * time.Microsecond
+		w.Places, w.Cost = 4, 300*time.Microsecond
 	case info.Verb == "deletecollection":
 		w.Places, w.Cost = 32, 10*time.Millisecond
 	default:

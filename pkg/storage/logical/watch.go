@@ -122,6 +122,14 @@ func failedWatch(err error) watch.Interface {
 	return watch.NewProxyWatcher(result)
 }
 
+type begunKey struct{}
+
+// WithWatchBegun is a context for a watch; begun is called when all that there was at its
+// beginning has been handed on, and the list of it is no longer held.
+func WithWatchBegun(ctx context.Context, begun func()) context.Context {
+	return context.WithValue(ctx, begunKey{}, begun)
+}
+
 // maxPending is how many changes a watch may be behind: as many as upstream allows a
 // watch that no index narrows.
 const maxPending = 1000
@@ -129,6 +137,7 @@ const maxPending = 1000
 // bufferedWatch is a watch with initial events, and with room for bursts. The watch
 // cache gives a watch that uses its index, which is here every one, room for ten
 // events; when that is full it delays all others for a while and then ends the watch.
+// So it is ended here, before others of any virtual cluster have to wait for it.
 type bufferedWatch struct {
 	changes watch.Interface
 	pending []watch.Event
@@ -159,22 +168,25 @@ func (w *bufferedWatch) run(ctx context.Context) {
 	defer w.Stop()
 	changes := w.changes.ResultChan()
 	room := len(w.pending) + maxPending
+	begun, _ := ctx.Value(begunKey{}).(func())
 	for changes != nil || len(w.pending) > 0 {
 		var next watch.Event
-		var in <-chan watch.Event
 		var out chan<- watch.Event
 		if len(w.pending) > 0 {
 			next, out = w.pending[0], w.result
-		}
-		if len(w.pending) < room {
-			in = changes
+		} else if begun != nil {
+			begun()
+			begun = nil
 		}
 		select {
-		case e, ok := <-in:
-			if ok {
-				w.pending = append(w.pending, e)
-			} else {
+		case e, ok := <-changes:
+			switch {
+			case !ok:
 				changes = nil
+			case len(w.pending) >= room:
+				return
+			default:
+				w.pending = append(w.pending, e)
 			}
 		case out <- next:
 			w.pending[0] = watch.Event{} // it may be large
