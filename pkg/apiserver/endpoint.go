@@ -29,7 +29,6 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/apiserver/filters"
 	"github.com/vmesh-io/vmesh/pkg/apiserver/handlers"
 	"github.com/vmesh-io/vmesh/pkg/authz"
-	"github.com/vmesh-io/vmesh/pkg/fairness"
 	"github.com/vmesh-io/vmesh/pkg/openapi"
 	"github.com/vmesh-io/vmesh/pkg/registry/review"
 	"github.com/vmesh-io/vmesh/pkg/version"
@@ -63,7 +62,7 @@ type endpointConfig struct {
 	authorizer    *authz.Authorizer
 	clusters      clusters
 	life          *lifecycle
-	shares        *fairness.Scheduler
+	fair          *fair
 	// wrap, if set, goes around the whole chain of filters.
 	wrap func(http.Handler) http.Handler
 	// process says that the process's own paths (metrics, profiles) are served here.
@@ -106,7 +105,7 @@ func newEndpoint(c endpointConfig) (*endpoint, error) {
 	})
 	config.BuildHandlerChainFunc = func(handler http.Handler, generic *genericapiserver.Config) http.Handler {
 		handler = filters.WithMediaTypes(handler, e.codec.Typed, generic.Serializer)
-		handler = buildChain(handler, generic, writes, e.codec.Deprecations(), z, c.clusters, c.life, c.shares)
+		handler = buildChain(handler, generic, writes, e.codec.Deprecations(), z, c.clusters, c.life, c.fair)
 		if c.wrap != nil {
 			handler = c.wrap(handler)
 		}

@@ -21,6 +21,8 @@ import (
 	"k8s.io/component-base/featuregate"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/yaml"
+
+	"github.com/vmesh-io/vmesh/pkg/fairness"
 )
 
 // Options are what can be chosen at start. NewOptions has sane defaults: everything on
@@ -37,6 +39,8 @@ type Options struct {
 	MaxBodyBytes   int64
 	AnalysisBudget time.Duration
 	ShutdownPeriod time.Duration
+	// DefaultRates are for virtual clusters that have none of their own; zero is no limit.
+	DefaultRates fairness.Limits
 }
 
 // EtcdOptions name an etcd cluster to use in place of the embedded one.
@@ -58,6 +62,9 @@ func NewOptions() *Options {
 		MaxBodyBytes:   3 << 20,
 		AnalysisBudget: 100 * time.Millisecond,
 		ShutdownPeriod: 30 * time.Second,
+		// So many writes of one virtual cluster, a burst included, leave the watch caches the
+		// history of their 75 seconds, and etcd its room.
+		DefaultRates: fairness.Limits{WritesPerSecond: 500, Watches: 5000},
 	}
 }
 
@@ -79,6 +86,9 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.Int64Var(&o.MaxBodyBytes, "max-request-body-bytes", o.MaxBodyBytes, "The largest request body that is read.")
 	fs.DurationVar(&o.AnalysisBudget, "analysis-budget", o.AnalysisBudget, "How long a write may wait for Istio's analysis of what it would do, which is answered as warnings; 0 for no analysis of writes.")
 	fs.DurationVar(&o.ShutdownPeriod, "shutdown-period", o.ShutdownPeriod, "How long requests that are under way may take to end after SIGTERM.")
+	fs.Int32Var(&o.DefaultRates.RequestsPerSecond, "default-requests-per-second", o.DefaultRates.RequestsPerSecond, "How many requests a second a virtual cluster gets, unless its spec.rates say otherwise; 0 for no limit.")
+	fs.Int32Var(&o.DefaultRates.WritesPerSecond, "default-writes-per-second", o.DefaultRates.WritesPerSecond, "How many writes a second a virtual cluster gets, each 8 KiB of a body counting as one; 0 for no limit.")
+	fs.Int32Var(&o.DefaultRates.Watches, "default-watches", o.DefaultRates.Watches, "How many watches a virtual cluster may have open; 0 for no limit.")
 	addFeatureGates(fs)
 }
 
@@ -139,6 +149,13 @@ func (o *Options) Validate() error {
 	}
 	if o.AnalysisBudget < 0 || o.AnalysisBudget > 10*time.Second {
 		bad("--analysis-budget: %s is not from 0 to 10s", o.AnalysisBudget)
+	}
+	for flag, n := range map[string]int32{
+		"--default-requests-per-second": o.DefaultRates.RequestsPerSecond, "--default-writes-per-second": o.DefaultRates.WritesPerSecond, "--default-watches": o.DefaultRates.Watches,
+	} {
+		if n < 0 {
+			bad("%s: %d must not be negative; 0 is no limit", flag, n)
+		}
 	}
 	if o.MaxBodyBytes < 1<<10 {
 		bad("--max-request-body-bytes: %d is too little for any object: at least 1024", o.MaxBodyBytes)

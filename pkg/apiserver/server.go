@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,7 +36,6 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/controller/garbage"
 	namespacecontroller "github.com/vmesh-io/vmesh/pkg/controller/namespace"
 	"github.com/vmesh-io/vmesh/pkg/controller/virtualcluster"
-	"github.com/vmesh-io/vmesh/pkg/fairness"
 	"github.com/vmesh-io/vmesh/pkg/registry/definition"
 	"github.com/vmesh-io/vmesh/pkg/registry/namespace"
 	"github.com/vmesh-io/vmesh/pkg/registry/resource"
@@ -201,19 +199,19 @@ func (s *Server) assemble(creds *credentials) error {
 	if err != nil {
 		return err
 	}
-	shares := fairness.New(runtime.GOMAXPROCS(0), processorTime)
+	fair := newFair(s.options)
 	checks := s.readinessChecks()
 	admit := admission.NewChainHandler(vmeshadmission.NewNamespaceLifecycle(namespaceREST, s.clusters.IsSystemNamespace),
 		vmeshadmission.NewAnalysis(analysis.Added))
 	if s.tenant, err = newEndpoint(endpointConfig{
 		name: "virtual-cluster", kinds: slices.Concat(core, mesh, []*kind.Kind{definitions}), storage: tenantGroups,
-		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, admission: admit, clusters: s.clusters, life: s.life, shares: shares,
+		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, admission: admit, clusters: s.clusters, life: s.life, fair: fair,
 	}); err != nil {
 		return err
 	}
 	if s.root, err = newEndpoint(endpointConfig{
 		name: "root", kinds: slices.Concat(core, []*kind.Kind{virtualClusters, meshes, kubeconfigs, analyses}), storage: rootGroups,
-		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, admission: admit, clusters: s.clusters, life: s.life, shares: shares, process: true,
+		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, admission: admit, clusters: s.clusters, life: s.life, fair: fair, process: true,
 		wrap: func(root http.Handler) http.Handler {
 			return filters.WithCluster(withReasons(root, checks), withReasons(s.tenant.server.Handler, checks))
 		},

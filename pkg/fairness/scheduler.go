@@ -15,7 +15,7 @@ const (
 	// together. A small request is one unit; see Work.
 	accountUnits, allUnits = 64, 512
 	// bodyUnit is how much of a body is one unit.
-	bodyUnit = 64 << 10
+	bodyUnit = 32 << 10
 	// maxQueue is how many requests of an account may wait for a place, and maxWait how long.
 	maxQueue = 1000
 	maxWait  = 30 * time.Second
@@ -41,9 +41,9 @@ const (
 	calibrationSmoothing = 0.3
 	idleAccount          = 5 * time.Second // after which an account is forgotten
 	maxDebt              = 1.0             // in seconds, of an account's allowance
-	costOfWrite          = 15 * time.Microsecond
+	costOfWrite          = 30 * time.Microsecond
 	costOfByte           = 6 * time.Nanosecond
-	costOfBodyByte       = 20 * time.Nanosecond
+	costOfBodyByte       = 100 * time.Nanosecond
 )
 
 // Refusal is why a request is turned away for now.

@@ -160,9 +160,9 @@ func (h *hostile) huge(ctx context.Context, c *client, worker int) error {
 	return err
 }
 
-// fromNow opens a watch of what is yet to happen.
-func (h *hostile) fromNow(ctx context.Context, c *client, on *http.Client) (io.ReadCloser, error) {
-	body, err := c.open(ctx, on, request{method: "GET", path: "/api/v1/namespaces/default"})
+// from opens a watch from the resource version of what is at a path.
+func (h *hostile) from(ctx context.Context, c *client, on *http.Client, path string) (io.ReadCloser, error) {
+	body, err := c.open(ctx, on, request{method: "GET", path: path})
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +175,7 @@ func (h *hostile) fromNow(ctx context.Context, c *client, on *http.Client) (io.R
 }
 
 func (h *hostile) read(ctx context.Context, c *client, _ int) error {
-	body, err := h.fromNow(ctx, c, c.shared())
+	body, err := h.from(ctx, c, c.shared(), hostilePath+"?limit=1")
 	if err != nil {
 		return err
 	}
@@ -190,7 +190,8 @@ func (h *hostile) read(ctx context.Context, c *client, _ int) error {
 }
 
 func (h *hostile) sleep(ctx context.Context, c *client, worker int) error {
-	body, err := h.fromNow(ctx, c, c.http[worker%len(c.http)])
+	// From before the objects were made, all of which it would have to be told.
+	body, err := h.from(ctx, c, c.http[worker%len(c.http)], "/api/v1/namespaces/default")
 	if err != nil {
 		return err
 	}

@@ -90,6 +90,7 @@ func workOf(info *request.RequestInfo, body int64) fairness.Work {
 func refuse(w http.ResponseWriter, req *http.Request, s runtime.NegotiatedSerializer, err error) {
 	var refusal *fairness.Refusal
 	if errors.As(err, &refusal) {
+		countRefusal(req.Context(), refusal.Reason)
 		status := apierrors.NewTooManyRequests(refusal.Message, refusal.RetryAfter)
 		status.ErrStatus.Details = &metav1.StatusDetails{RetryAfterSeconds: int32(refusal.RetryAfter)}
 		err = status

@@ -2,6 +2,7 @@
 package vmesh
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -61,6 +62,7 @@ type state struct {
 	created  metav1.Time
 	deleting bool
 	revision uint64
+	rates    *v1alpha1.VirtualClusterRates // nil for the server's defaults
 }
 
 // NewClusters makes the keeper of virtual clusters. url gives the address of a virtual
@@ -149,6 +151,12 @@ func stateOf(o *object.Object) state {
 	if revision, err := strconv.ParseUint(o.ResourceVersion, 10, 64); err == nil { // what comes from storage has one
 		s.revision = revision
 	}
+	// Most have none, and are not taken apart for it.
+	if bytes.Contains(o.Body(), []byte(`"rates":`)) {
+		if vc, err := Decode(o); err == nil { // it was validated when it was written
+			s.rates = vc.Spec.Rates
+		}
+	}
 	return s
 }
 
@@ -219,6 +227,18 @@ func (c *Clusters) State(ctx context.Context, name string) (exists, deleting boo
 	}
 	s, exists, err := c.state(ctx, name)
 	return exists, s.deleting, err
+}
+
+// Rates are the limits of a virtual cluster that are its own, or nil.
+func (c *Clusters) Rates(ctx context.Context, name string) *v1alpha1.VirtualClusterRates {
+	if name == logical.Root {
+		return nil
+	}
+	s, _, err := c.state(ctx, name)
+	if err != nil { // whoever comes next says so
+		return nil
+	}
+	return s.rates
 }
 
 // UID implements authn.Clusters.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -124,11 +125,15 @@ func failedWatch(err error) watch.Interface {
 
 type begunKey struct{}
 
-// WithWatchBegun is a context for a watch; begun is called when all that there was at its
-// beginning has been handed on, and the list of it is no longer held.
+// WithWatchBegun is a context for a watch; begun is called when all that there was to tell
+// at its beginning has been handed on, and is no longer held.
 func WithWatchBegun(ctx context.Context, begun func()) context.Context {
 	return context.WithValue(ctx, begunKey{}, begun)
 }
+
+// beginning is how long the watch cache may take to tell what has happened since the
+// revision that a watch resumes from.
+const beginning = 100 * time.Millisecond
 
 // maxPending is how many changes a watch may be behind: as many as upstream allows a
 // watch that no index narrows.
@@ -169,12 +174,18 @@ func (w *bufferedWatch) run(ctx context.Context) {
 	changes := w.changes.ResultChan()
 	room := len(w.pending) + maxPending
 	begun, _ := ctx.Value(begunKey{}).(func())
+	var early <-chan time.Time // nil once the beginning is over
+	if begun != nil {
+		timer := time.NewTimer(beginning)
+		defer timer.Stop()
+		early = timer.C
+	}
 	for changes != nil || len(w.pending) > 0 {
 		var next watch.Event
 		var out chan<- watch.Event
 		if len(w.pending) > 0 {
 			next, out = w.pending[0], w.result
-		} else if begun != nil {
+		} else if begun != nil && early == nil {
 			begun()
 			begun = nil
 		}
@@ -193,6 +204,8 @@ func (w *bufferedWatch) run(ctx context.Context) {
 			if w.pending = w.pending[1:]; len(w.pending) == 0 {
 				w.pending, room = nil, maxPending
 			}
+		case <-early:
+			early = nil
 		case <-w.stopped:
 			return
 		case <-ctx.Done():

@@ -58,6 +58,10 @@ type VirtualClusterSpec struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=100
 	Access []VirtualClusterAccess `json:"access,omitempty"`
+
+	// How much may be asked of this virtual cluster.
+	// +optional
+	Rates *VirtualClusterRates `json:"rates,omitempty"`
 }
 
 // VirtualClusterAccess gives users and groups of the root a role in a virtual cluster.
