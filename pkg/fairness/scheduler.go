@@ -277,20 +277,30 @@ func (s *Scheduler) awaitPlace(ctx context.Context, a *account, w *waiter) error
 	return err
 }
 
-// account finds or makes an account and marks it active. Called with mu held.
-func (s *Scheduler) account(name string, now time.Time) *account {
-	if since := now.Sub(s.epochBegan); since >= epoch {
-		s.previousActive, s.active = s.active, 0
-		if since >= 2*epoch {
-			s.previousActive = 0
-		}
-		s.epochBegan = now
-		for name, a := range s.accounts {
-			if a.turns == 0 && now.Sub(a.seen) > idleAccount {
-				delete(s.accounts, name)
-			}
+// roll begins a new epoch when it is time. Who waits is active. Called with mu held.
+func (s *Scheduler) roll(now time.Time) {
+	since := now.Sub(s.epochBegan)
+	if since < epoch {
+		return
+	}
+	s.previousActive, s.active = s.active, 0
+	if since >= 2*epoch {
+		s.previousActive = 0
+	}
+	s.epochBegan = now
+	for name, a := range s.accounts {
+		switch {
+		case len(a.payments) > 0 || len(a.places) > 0:
+			s.touch(a, now)
+		case a.turns == 0 && now.Sub(a.seen) > idleAccount:
+			delete(s.accounts, name)
 		}
 	}
+}
+
+// account finds or makes an account and marks it active. Called with mu held.
+func (s *Scheduler) account(name string, now time.Time) *account {
+	s.roll(now)
 	a := s.accounts[name]
 	if a == nil {
 		a = &account{name: name, credit: allowance * s.processors, creditedAt: now}
@@ -374,6 +384,7 @@ func (t *Turn) pay(ctx context.Context, cost time.Duration) error {
 // dispatchLane lets go who waits for processor time, as far as there is any. Called with
 // mu held.
 func (s *Scheduler) dispatchLane(now time.Time) {
+	s.roll(now)
 	if s.laneNext.Before(now.Add(-slack)) {
 		s.laneNext = now.Add(-slack)
 	}
