@@ -72,7 +72,7 @@ func (b *bench) run(ctx context.Context) error {
 			return err
 		}
 	}
-	if b.want(4, 5) {
+	if b.want(4, 5, 14) {
 		if err := b.tenants(ctx); err != nil {
 			return fmt.Errorf("virtual clusters: %w", err)
 		}

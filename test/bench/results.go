@@ -78,6 +78,10 @@ var rows = []row{
 	{id: "hostile.writes", number: 13, what: "writes of the hostile tenant that went through", unit: "/s", more: true},
 	{id: "hostile.lists", number: 13, what: "its lists of 5 000 objects and more", unit: "/s", more: true},
 	{id: "hostile.rss", number: 13, what: "the most memory that the server had", unit: "MiB"},
+	{id: "roles.rss", number: 14, what: "RSS for three roles and three bindings in each of 10 000 virtual clusters, for each virtual cluster", unit: "KiB"},
+	{id: "roles.rss.all", number: 14, what: "RSS of the server with all of them", unit: "MiB"},
+	{id: "roles.review.p50", number: 14, what: "SubjectAccessReview of a user of one of them, over HTTPS, p50", unit: "ms"},
+	{id: "roles.review.p99", number: 14, what: "the same, p99", unit: "ms"},
 }
 
 func rowOf(id string) row {
