@@ -42,7 +42,9 @@ func TestWhoPaysForARequest(t *testing.T) {
 
 type rated map[string]*v1alpha1.VirtualClusterRates
 
-func (r rated) Rates(_ context.Context, cluster string) *v1alpha1.VirtualClusterRates { return r[cluster] }
+func (r rated) Rates(_ context.Context, cluster string) *v1alpha1.VirtualClusterRates {
+	return r[cluster]
+}
 
 func TestWatchesOverTheLimitAreRefusedWithATimeToComeBack(t *testing.T) {
 	one, none := int32(1), int32(0)
