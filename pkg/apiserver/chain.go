@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"net/http"
+	"runtime"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilwaitgroup "k8s.io/apimachinery/pkg/util/waitgroup"
@@ -14,6 +15,7 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/apiserver/handlers"
 	"github.com/vmesh-io/vmesh/pkg/authn"
 	"github.com/vmesh-io/vmesh/pkg/authz"
+	"github.com/vmesh-io/vmesh/pkg/fairness"
 )
 
 // lifecycle is what the endpoints share of the process's life: requests that are under
@@ -36,7 +38,20 @@ func (l *lifecycle) ShuttingDown() <-chan struct{} { return l.closing }
 // clusters knows the virtual clusters.
 type clusters interface {
 	filters.Clusters
+	filters.Rated
 	authn.Clusters
+}
+
+// fair is what keeps virtual clusters from each other, on both endpoints.
+type fair struct {
+	shares   *fairness.Scheduler
+	rates    *fairness.Rates
+	defaults fairness.Limits
+}
+
+func newFair(o *Options) *fair {
+	register(filters.Refused)
+	return &fair{shares: fairness.New(runtime.NumCPU(), processorTime), rates: fairness.NewRates(), defaults: o.DefaultRates}
 }
 
 // buildChain puts the filters around an endpoint's handlers, the innermost first. It is
@@ -45,11 +60,12 @@ type clusters interface {
 // write costs. Audit and tracing are in it when they are configured. Impersonation is its
 // own: it ends at the virtual cluster.
 func buildChain(handler http.Handler, c *genericapiserver.Config, writes *handlers.Handlers, deprecations map[schema.GroupVersionResource]string,
-	z *authz.Authorizer, clusters clusters, kubeconfigs filters.Kubeconfigs, life *lifecycle, tracer tracing.TracerProvider) http.Handler {
+	z *authz.Authorizer, clusters clusters, kubeconfigs filters.Kubeconfigs, life *lifecycle, tracer tracing.TracerProvider, fair *fair) http.Handler {
 	handler = filters.WithDeprecations(writes.Or(handler), deprecations)
 	handler = filters.WithState(handler, clusters, c.Serializer)
+	handler = filters.WithRates(handler, fair.rates, clusters, fair.defaults, c.Serializer)
 	handler = genericapifilters.WithAuthorization(handler, c.Authorization.Authorizer, c.Serializer)
-	handler = genericfilters.WithMaxInFlightLimit(handler, c.MaxRequestsInFlight, c.MaxMutatingRequestsInFlight, c.LongRunningFunc)
+	handler = filters.WithShares(handler, fair.shares, c.LongRunningFunc, c.Serializer)
 	handler = filters.WithImpersonation(handler, z, clusters, c.Serializer)
 	handler = filters.WithRoles(handler, z, c.Serializer)
 	if c.Authentication.RequestHeaderConfig != nil {

@@ -76,6 +76,7 @@ type endpointConfig struct {
 	audit         audit.Backend             // nil for none
 	auditPolicy   audit.PolicyRuleEvaluator // nil for none
 	tracer        tracing.TracerProvider    // nil for none
+	fair          *fair
 	// wrap, if set, goes around the whole chain of filters.
 	wrap func(http.Handler) http.Handler
 	// process says that the process's own paths (metrics, profiles) are served here.
@@ -112,7 +113,6 @@ func newEndpoint(c endpointConfig) (*endpoint, error) {
 	config.NonLongRunningRequestWaitGroup, config.WatchRequestWaitGroup = c.life.requests, c.life.watches
 	config.ShutdownWatchTerminationGracePeriod = watchGrace
 	config.RequestTimeout = requestTimeout
-	config.MaxRequestsInFlight, config.MaxMutatingRequestsInFlight = 4000, 1000
 	config.AuditBackend, config.AuditPolicyRuleEvaluator = c.audit, c.auditPolicy
 	config.EquivalentResourceRegistry = runtime.NewEquivalentResourceRegistry()
 	writes := handlers.New(handlers.Config{
@@ -120,7 +120,7 @@ func newEndpoint(c endpointConfig) (*endpoint, error) {
 	})
 	config.BuildHandlerChainFunc = func(handler http.Handler, generic *genericapiserver.Config) http.Handler {
 		handler = filters.WithMediaTypes(handler, e.codec.Typed, generic.Serializer)
-		handler = buildChain(handler, generic, writes, e.codec.Deprecations(), z, c.clusters, c.kubeconfigs, c.life, c.tracer)
+		handler = buildChain(handler, generic, writes, e.codec.Deprecations(), z, c.clusters, c.kubeconfigs, c.life, c.tracer, c.fair)
 		if c.wrap != nil {
 			handler = c.wrap(handler)
 		}

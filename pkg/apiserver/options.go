@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/vmesh-io/vmesh/pkg/admission/extension"
+	"github.com/vmesh-io/vmesh/pkg/fairness"
 	"github.com/vmesh-io/vmesh/pkg/storage/logical"
 )
 
@@ -48,6 +49,8 @@ type Options struct {
 	// TenantWebhookAllow and TenantWebhookDeny are the CIDRs where virtual clusters'
 	// webhooks may be, and may not be but for those.
 	TenantWebhookAllow, TenantWebhookDeny []string
+	// DefaultRates are for virtual clusters that have none of their own; zero is no limit.
+	DefaultRates fairness.Limits
 	// Audit are upstream's options of the audit log.
 	Audit *genericoptions.AuditOptions
 	// TracingConfigFile is a TracingConfiguration of apiserver.config.k8s.io.
@@ -80,6 +83,9 @@ func NewOptions() *Options {
 		Audit:             genericoptions.NewAuditOptions(),
 		lifetimes:         usualLifetimes(),
 		Host:              newHostOptions(),
+		// So many writes of one virtual cluster, a burst included, leave the watch caches the
+		// history of their 75 seconds, and etcd its room.
+		DefaultRates: fairness.Limits{WritesPerSecond: 500, Watches: 5000},
 	}
 }
 
@@ -111,6 +117,9 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.TracingConfigFile, "tracing-config-file", o.TracingConfigFile, "A file with a TracingConfiguration, which says where OpenTelemetry spans of requests are sent.")
 	addAuditFlags(o.Audit, fs)
 	o.Host.addFlags(fs)
+	fs.Int32Var(&o.DefaultRates.RequestsPerSecond, "default-requests-per-second", o.DefaultRates.RequestsPerSecond, "How many requests a second a virtual cluster gets, unless its spec.rates say otherwise; 0 for no limit.")
+	fs.Int32Var(&o.DefaultRates.WritesPerSecond, "default-writes-per-second", o.DefaultRates.WritesPerSecond, "How many writes a second a virtual cluster gets, each 8 KiB of a body counting as one; 0 for no limit.")
+	fs.Int32Var(&o.DefaultRates.Watches, "default-watches", o.DefaultRates.Watches, "How many watches a virtual cluster may have open; 0 for no limit.")
 	addFeatureGates(fs)
 }
 
@@ -199,6 +208,13 @@ func (o *Options) Validate() error {
 	errs = append(errs, o.Audit.Validate()...)
 	if o.AnalysisBudget < 0 || o.AnalysisBudget > 10*time.Second {
 		bad("--analysis-budget: %s is not from 0 to 10s", o.AnalysisBudget)
+	}
+	for flag, n := range map[string]int32{
+		"--default-requests-per-second": o.DefaultRates.RequestsPerSecond, "--default-writes-per-second": o.DefaultRates.WritesPerSecond, "--default-watches": o.DefaultRates.Watches,
+	} {
+		if n < 0 {
+			bad("%s: %d must not be negative; 0 is no limit", flag, n)
+		}
 	}
 	if o.MaxBodyBytes < 1<<10 {
 		bad("--max-request-body-bytes: %d is too little for any object: at least 1024", o.MaxBodyBytes)

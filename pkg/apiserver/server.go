@@ -260,6 +260,7 @@ func (s *Server) assemble(creds *credentials) error {
 	if s.extension, err = s.newExtension(namespaceREST); err != nil {
 		return err
 	}
+	fair := newFair(s.options)
 	view := s.hostView(mesh)
 	var announced []*kind.Kind
 	if view != nil {
@@ -270,14 +271,14 @@ func (s *Server) assemble(creds *credentials) error {
 	if s.tenant, err = newEndpoint(endpointConfig{
 		name: "virtual-cluster", kinds: slices.Concat(core, mesh, []*kind.Kind{definitions}), storage: tenantGroups,
 		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, tokens: tokens, admission: admit, clusters: s.clusters, kubeconfigs: records, life: s.life,
-		audit: s.audit, auditPolicy: s.auditPolicy, tracer: s.tracer, frontProxy: s.frontProxy,
+		audit: s.audit, auditPolicy: s.auditPolicy, tracer: s.tracer, frontProxy: s.frontProxy, fair: fair,
 	}); err != nil {
 		return err
 	}
 	if s.root, err = newEndpoint(endpointConfig{
 		name: "root", kinds: slices.Concat(core, []*kind.Kind{virtualClusters, meshes, kubeconfigs, kubeconfigRequests, analyses}), storage: rootGroups,
 		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, tokens: tokens, admission: admit, clusters: s.clusters, kubeconfigs: records, life: s.life, process: true,
-		audit: s.audit, auditPolicy: s.auditPolicy, tracer: s.tracer, frontProxy: s.frontProxy, described: announced,
+		audit: s.audit, auditPolicy: s.auditPolicy, tracer: s.tracer, frontProxy: s.frontProxy, fair: fair, described: announced,
 		wrap: func(root http.Handler) http.Handler {
 			return filters.WithCluster(withReasons(root, checks), withReasons(s.tenant.server.Handler, checks), view)
 		},

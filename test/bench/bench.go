@@ -72,9 +72,15 @@ func (b *bench) run(ctx context.Context) error {
 			return err
 		}
 	}
-	if b.want(4, 5) {
+	if b.want(4, 5, 14) {
 		if err := b.tenants(ctx); err != nil {
 			return fmt.Errorf("virtual clusters: %w", err)
+		}
+	}
+	if b.want(13) {
+		// Last: it leaves this process with fewer processors.
+		if err := b.neighbours(ctx); err != nil {
+			return fmt.Errorf("a hostile tenant: %w", err)
 		}
 	}
 	return nil

@@ -67,6 +67,21 @@ var rows = []row{
 	{id: "push.cpu", number: 12, what: "CPU for one change, 10 000 objects, 10 SotW clients", unit: "ms", reach: "25 ms"},
 	{id: "push.cpu.none", number: 12, what: "the same with no client", unit: "ms"},
 	{id: "push.entries", number: 12, what: "entries marshalled for one change", unit: "", reach: "1"},
+	{id: "quiet.alone.p50", number: 13, what: "requests of nine quiet tenants, alone, p50", unit: "ms"},
+	{id: "quiet.alone.p99", number: 13, what: "the same, p99", unit: "ms"},
+	{id: "quiet.with.p50", number: 13, what: "beside a hostile tenant at full speed, p50", unit: "ms"},
+	{id: "quiet.with.p99", number: 13, what: "the same, p99", unit: "ms"},
+	{id: "quiet.ratio", number: 13, what: "p99 beside the hostile tenant against p99 alone", unit: "times", reach: "1.5"},
+	{id: "quiet.errors", number: 13, what: "errors of the quiet tenants", unit: "", reach: "0"},
+	{id: "quiet.lost", number: 13, what: "events that the quiet tenants lost", unit: "", reach: "0"},
+	{id: "quiet.expired", number: 13, what: "watches of the quiet tenants that expired, those that resumed after 25 s included", unit: "", reach: "0"},
+	{id: "hostile.writes", number: 13, what: "writes of the hostile tenant that went through", unit: "/s", more: true},
+	{id: "hostile.lists", number: 13, what: "its lists of 5 000 objects and more", unit: "/s", more: true},
+	{id: "hostile.rss", number: 13, what: "the most memory that the server had", unit: "MiB"},
+	{id: "roles.rss", number: 14, what: "RSS for three roles and three bindings in each of 10 000 virtual clusters, for each virtual cluster", unit: "KiB"},
+	{id: "roles.rss.all", number: 14, what: "RSS of the server with all of them", unit: "MiB"},
+	{id: "roles.review.p50", number: 14, what: "SubjectAccessReview of a user of one of them, over HTTPS, p50", unit: "ms"},
+	{id: "roles.review.p99", number: 14, what: "the same, p99", unit: "ms"},
 }
 
 func rowOf(id string) row {

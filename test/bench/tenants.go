@@ -41,6 +41,11 @@ func (b *bench) tenants(ctx context.Context) error {
 			return err
 		}
 	}
+	if b.want(14) {
+		if err := b.tenantRoles(ctx, many, b.scaled(10000)); err != nil {
+			return err
+		}
+	}
 	if !b.want(5) {
 		return nil
 	}
@@ -170,6 +175,64 @@ func (b *bench) tenantReads(ctx context.Context, few, many *target) error {
 		b.put(form.id, many, amongMany)
 		b.put(form.id+".ratio", many, amongMany/amongFew)
 	}
+	return nil
+}
+
+// tenantRoles gives every virtual cluster three roles and three bindings of its own, and measures what they cost and how
+// long decisions take with them.
+func (b *bench) tenantRoles(ctx context.Context, t *target, tenants int) error {
+	targets := []*target{t}
+	if err := t.collect(ctx); err != nil {
+		return err
+	}
+	if err := settle(ctx, targets); err != nil {
+		return err
+	}
+	before, err := t.rss()
+	if err != nil {
+		return err
+	}
+	const group = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/"
+	if _, err := drive(ctx, 16, 3*tenants, nil, func(ctx context.Context, i int) error {
+		name, prefix := fmt.Sprintf("role-%d", i%3), "/clusters/"+tenantName(i/3)+group
+		role := fmt.Appendf(nil, `{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"Role","metadata":{"name":%q},"rules":[`+
+			`{"apiGroups":["networking.istio.io"],"resources":["virtualservices"],"resourceNames":["of-%s-%d"],"verbs":["get","update"]}]}`, name, tenantName(i/3), i%3)
+		if _, err := t.client.size(ctx, request{method: "POST", path: prefix + "roles", body: role}); err != nil {
+			return err
+		}
+		binding := fmt.Appendf(nil, `{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"RoleBinding","metadata":{"name":%q},`+
+			`"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"Role","name":%[1]q},"subjects":[{"apiGroup":"rbac.authorization.k8s.io","kind":"User","name":"alice"}]}`, name)
+		_, err := t.client.size(ctx, request{method: "POST", path: prefix + "rolebindings", body: binding})
+		return err
+	}); err != nil {
+		return err
+	}
+	if err := settle(ctx, targets); err != nil {
+		return err
+	}
+	after, err := t.rss()
+	if err != nil {
+		return err
+	}
+	b.put("roles.rss", t, after.since(before).total()*1024/float64(tenants))
+	b.put("roles.rss.all", t, after.total())
+	asked, err := drive(ctx, 1, 5000, nil, func(ctx context.Context, i int) error {
+		tenant := tenantName(i * 7919 % tenants)
+		answer, err := t.client.do(ctx, request{
+			method: "POST", path: "/clusters/" + tenant + "/apis/authorization.k8s.io/v1/subjectaccessreviews",
+			body: fmt.Appendf(nil, `{"apiVersion":"authorization.k8s.io/v1","kind":"SubjectAccessReview","spec":{"user":"alice","resourceAttributes":{`+
+				`"group":"networking.istio.io","resource":"virtualservices","verb":"get","namespace":"default","name":"of-%s-1"}}}`, tenant),
+		})
+		if err == nil && !bytes.Contains(answer, []byte(`"allowed":true`)) {
+			err = fmt.Errorf("alice is refused: %s", answer)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	b.put("roles.review.p50", t, quantile(asked.latencies, 0.5))
+	b.put("roles.review.p99", t, quantile(asked.latencies, 0.99))
 	return nil
 }
 

@@ -71,6 +71,7 @@ type state struct {
 	frozen   string // why; empty when it is not
 	limits   *quota.Limits
 	revision uint64
+	rates    *v1alpha1.VirtualClusterRates // nil for the server's defaults
 }
 
 // NewClusters makes the keeper of virtual clusters. url gives the address of a virtual
@@ -168,11 +169,12 @@ func stateOf(o *object.Object) state {
 	if _, is := logical.Quarantined(o); is {
 		s.frozen = "its VirtualCluster cannot be read, and may say so" // and what quota there was
 	}
-	// Most have neither, and need not be decoded for every request that looks in etcd.
-	if spec := o.Field("spec"); bytes.Contains(spec, []byte(`"freeze"`)) || bytes.Contains(spec, []byte(`"quota"`)) {
+	// Most have none of them, and need not be decoded for every request that looks in etcd.
+	spec := o.Field("spec")
+	if slices.ContainsFunc([]string{`"freeze"`, `"quota"`, `"rates"`}, func(limit string) bool { return bytes.Contains(spec, []byte(limit)) }) {
 		var set v1alpha1.VirtualClusterSpec
 		if json.Unmarshal(spec, &set) == nil { // what storage took has been validated
-			s.limits = quota.LimitsOf(set.Quota)
+			s.limits, s.rates = quota.LimitsOf(set.Quota), set.Rates
 			if set.Freeze != nil {
 				s.frozen = cmp.Or(set.Freeze.Reason, "no reason is given")
 			}
@@ -290,6 +292,18 @@ func (c *Clusters) State(ctx context.Context, name string) (exists, deleting boo
 	}
 	s, exists, err := c.state(ctx, name)
 	return exists, s.deleting, s.frozen, err
+}
+
+// Rates are the limits of a virtual cluster that are its own, or nil.
+func (c *Clusters) Rates(ctx context.Context, name string) *v1alpha1.VirtualClusterRates {
+	if name == logical.Root {
+		return nil
+	}
+	s, _, err := c.state(ctx, name)
+	if err != nil { // whoever comes next says so
+		return nil
+	}
+	return s.rates
 }
 
 // UID implements authn.Clusters.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -122,6 +123,18 @@ func failedWatch(err error) watch.Interface {
 	return watch.NewProxyWatcher(result)
 }
 
+type begunKey struct{}
+
+// WithWatchBegun is a context for a watch; begun is called when all that there was to tell
+// at its beginning has been handed on, and is no longer held.
+func WithWatchBegun(ctx context.Context, begun func()) context.Context {
+	return context.WithValue(ctx, begunKey{}, begun)
+}
+
+// beginning is how long the watch cache may take to tell what has happened since the
+// revision that a watch resumes from.
+const beginning = 100 * time.Millisecond
+
 // maxPending is how many changes a watch may be behind: as many as upstream allows a
 // watch that no index narrows.
 const maxPending = 1000
@@ -129,6 +142,7 @@ const maxPending = 1000
 // bufferedWatch is a watch with initial events, and with room for bursts. The watch
 // cache gives a watch that uses its index, which is here every one, room for ten
 // events; when that is full it delays all others for a while and then ends the watch.
+// So it is ended here, before others of any virtual cluster have to wait for it.
 type bufferedWatch struct {
 	changes watch.Interface
 	pending []watch.Event
@@ -159,28 +173,39 @@ func (w *bufferedWatch) run(ctx context.Context) {
 	defer w.Stop()
 	changes := w.changes.ResultChan()
 	room := len(w.pending) + maxPending
+	begun, _ := ctx.Value(begunKey{}).(func())
+	var early <-chan time.Time // nil once the beginning is over
+	if begun != nil {
+		timer := time.NewTimer(beginning)
+		defer timer.Stop()
+		early = timer.C
+	}
 	for changes != nil || len(w.pending) > 0 {
 		var next watch.Event
-		var in <-chan watch.Event
 		var out chan<- watch.Event
 		if len(w.pending) > 0 {
 			next, out = w.pending[0], w.result
-		}
-		if len(w.pending) < room {
-			in = changes
+		} else if begun != nil && early == nil {
+			begun()
+			begun = nil
 		}
 		select {
-		case e, ok := <-in:
-			if ok {
-				w.pending = append(w.pending, e)
-			} else {
+		case e, ok := <-changes:
+			switch {
+			case !ok:
 				changes = nil
+			case len(w.pending) >= room:
+				return
+			default:
+				w.pending = append(w.pending, e)
 			}
 		case out <- next:
 			w.pending[0] = watch.Event{} // it may be large
 			if w.pending = w.pending[1:]; len(w.pending) == 0 {
 				w.pending, room = nil, maxPending
 			}
+		case <-early:
+			early = nil
 		case <-w.stopped:
 			return
 		case <-ctx.Done():

@@ -72,6 +72,10 @@ type VirtualClusterSpec struct {
 	// reason, whoever asks. It goes on serving its mesh.
 	// +optional
 	Freeze *VirtualClusterFreeze `json:"freeze,omitempty"`
+
+	// How much may be asked of this virtual cluster.
+	// +optional
+	Rates *VirtualClusterRates `json:"rates,omitempty"`
 }
 
 // VirtualClusterQuota limits what a virtual cluster may hold. What is not set is not

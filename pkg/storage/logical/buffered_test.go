@@ -1,0 +1,75 @@
+package logical
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+)
+
+func modified() watch.Event { return watch.Event{Type: watch.Modified, Object: &metav1.Status{}} }
+
+func TestAWatchThatIsNotReadIsEndedAndDelaysNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		changes := watch.NewFake() // has no room: each event waits until it is taken
+		w := newBufferedWatch(t.Context(), []watch.Event{modified(), modified()}, changes)
+		begun := time.Now()
+		for range maxPending + cap(w.result) + 3 { // the last is one too many
+			if changes.IsStopped() {
+				break
+			}
+			changes.Modify(&metav1.Status{})
+		}
+		synctest.Wait()
+		if !changes.IsStopped() || time.Since(begun) > 0 {
+			t.Errorf("stopped: %t, after %s", changes.IsStopped(), time.Since(begun))
+		}
+		told := 0
+		for range w.ResultChan() {
+			told++
+		}
+		if told != cap(w.result) {
+			t.Errorf("%d events can still be read, want the %d that were handed on", told, cap(w.result))
+		}
+	})
+}
+
+func TestAWatchHasBegunWhenItHasToldWhatThereWas(t *testing.T) {
+	for _, c := range []struct {
+		name            string
+		initial, replay int
+	}{{"with nothing to tell", 0, 0}, {"with a state", 30, 0}, {"with history", 0, 30}} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				begun := false
+				initial := make([]watch.Event, c.initial)
+				for i := range initial {
+					initial[i] = modified()
+				}
+				changes := watch.NewFake()
+				w := newBufferedWatch(WithWatchBegun(t.Context(), func() { begun = true }), initial, changes)
+				defer w.Stop()
+				for range c.replay {
+					changes.Modify(&metav1.Status{})
+				}
+				synctest.Wait()
+				if begun {
+					t.Fatal("it has begun before its history can have come")
+				}
+				time.Sleep(2 * beginning)
+				if waiting := c.initial+c.replay > 0; begun == waiting {
+					t.Fatalf("begun: %t while %d events are not read", begun, c.initial+c.replay)
+				}
+				for range c.initial + c.replay {
+					<-w.ResultChan()
+				}
+				synctest.Wait()
+				if !begun {
+					t.Error("it has not begun although all was read")
+				}
+			})
+		})
+	}
+}
