@@ -119,8 +119,21 @@ func (s *stack) start(ctx context.Context) error {
 	if _, err := s.admin(ctx, "", "apply", "-k", overlay); err != nil {
 		return err
 	}
-	_, err = s.admin(ctx, "", "wait", "--for=condition=Available", "--timeout=60s", "apiservice/v1alpha1.vmesh.io", "apiservice/v1.networking.istio.io")
-	return err
+	if _, err = s.admin(ctx, "", "wait", "--for=condition=Available", "--timeout=60s", "apiservice/v1alpha1.vmesh.io", "apiservice/v1.networking.istio.io"); err != nil {
+		return err
+	}
+	// The host tells of a group in its discovery a moment after it is available.
+	poll := time.NewTicker(100 * time.Millisecond)
+	defer poll.Stop()
+	for deadline := time.Now().Add(time.Minute); ; <-poll.C {
+		known, err := s.admin(ctx, "", "api-resources", "-o", "name")
+		if err == nil && strings.Contains(known, "virtualclusters.vmesh.io") && strings.Contains(known, "virtualservices.networking.istio.io") {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return errors.Join(fmt.Errorf("the discovery of the host lacks what vmesh serves: %s", known), err)
+		}
+	}
 }
 
 // vmeshKubeconfig is how vmesh reaches the host: as the service account of the manifests.
