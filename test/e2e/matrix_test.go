@@ -125,10 +125,26 @@ var trickShapes = map[string]func(home, target, path string) string{
 	"escaped name": func(_, target, path string) string {
 		return fmt.Sprintf("/clusters/%%%x%s", target[0], target[1:]) + path
 	},
-	"null":      func(_, target, path string) string { return "/clusters/" + target + "%00" + path },
-	"parameter": func(home, target, path string) string { return "/clusters/" + target + ";" + home + path },
-	"newline":   func(home, target, path string) string { return "/clusters/" + home + "%0a/clusters/" + target + path },
-	"backslash": func(home, target, path string) string { return "/clusters/" + home + "%5c..%5c" + target + path },
+	"null":            func(_, target, path string) string { return "/clusters/" + target + "%00" + path },
+	"parameter":       func(home, target, path string) string { return "/clusters/" + target + ";" + home + path },
+	"newline":         func(home, target, path string) string { return "/clusters/" + home + "%0a/clusters/" + target + path },
+	"backslash":       func(home, target, path string) string { return "/clusters/" + home + "%5c..%5c" + target + path },
+	"proxy in prefix": func(home, target, path string) string { return plainShape(home, subresourceShape(target, path)) },
+	"prefix in proxy": func(home, target, path string) string {
+		return subresourceShape(home, "/clusters/"+target+path)
+	},
+	"proxy in proxy":        func(home, target, path string) string { return subresourceShape(home, subresourceShape(target, path)) },
+	"up from the proxy":     func(home, target, path string) string { return subresourceShape(home, "/../../"+target+"/proxy"+path) },
+	"up, escaped, of proxy": func(home, target, path string) string { return subresourceShape(home+"%2f..%2f"+target, path) },
+	"proxy in capitals": func(_, target, path string) string {
+		return "/apis/vmesh.io/v1alpha1/VirtualClusters/" + target + "/Proxy" + path
+	},
+	"proxy of another version": func(_, target, path string) string {
+		return "/apis/vmesh.io/v1/virtualclusters/" + target + "/proxy" + path
+	},
+	"proxy in a namespace": func(_, target, path string) string {
+		return "/apis/vmesh.io/v1alpha1/namespaces/default/virtualclusters/" + target + "/proxy" + path
+	},
 	"another subresource": func(_, target, path string) string {
 		return "/apis/vmesh.io/v1alpha1/virtualclusters/" + target + "/status" + path
 	},
