@@ -59,6 +59,7 @@ func TestAWatchHasBegunWhenItHasToldWhatThereWas(t *testing.T) {
 					t.Fatal("it has begun before its history can have come")
 				}
 				time.Sleep(2 * beginning)
+				synctest.Wait()
 				if waiting := c.initial+c.replay > 0; begun == waiting {
 					t.Fatalf("begun: %t while %d events are not read", begun, c.initial+c.replay)
 				}
