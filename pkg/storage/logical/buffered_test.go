@@ -1,6 +1,7 @@
 package logical
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -43,31 +44,31 @@ func TestAWatchHasBegunWhenItHasToldWhatThereWas(t *testing.T) {
 	}{{"with nothing to tell", 0, 0}, {"with a state", 30, 0}, {"with history", 0, 30}} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				begun := false
+				var begun atomic.Bool
 				initial := make([]watch.Event, c.initial)
 				for i := range initial {
 					initial[i] = modified()
 				}
 				changes := watch.NewFake()
-				w := newBufferedWatch(WithWatchBegun(t.Context(), func() { begun = true }), initial, changes)
+				w := newBufferedWatch(WithWatchBegun(t.Context(), func() { begun.Store(true) }), initial, changes)
 				defer w.Stop()
 				for range c.replay {
 					changes.Modify(&metav1.Status{})
 				}
 				synctest.Wait()
-				if begun {
+				if begun.Load() {
 					t.Fatal("it has begun before its history can have come")
 				}
 				time.Sleep(2 * beginning)
 				synctest.Wait()
-				if waiting := c.initial+c.replay > 0; begun == waiting {
-					t.Fatalf("begun: %t while %d events are not read", begun, c.initial+c.replay)
+				if waiting := c.initial+c.replay > 0; begun.Load() == waiting {
+					t.Fatalf("begun: %t while %d events are not read", begun.Load(), c.initial+c.replay)
 				}
 				for range c.initial + c.replay {
 					<-w.ResultChan()
 				}
 				synctest.Wait()
-				if !begun {
+				if !begun.Load() {
 					t.Error("it has not begun although all was read")
 				}
 			})
