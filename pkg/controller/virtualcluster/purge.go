@@ -67,21 +67,9 @@ func (p *Purge) Progressed(uint64) {}
 
 // Run works until ctx is done. Virtual clusters are emptied one after the other.
 func (p *Purge) Run(ctx context.Context) {
-	stop := context.AfterFunc(ctx, p.queue.ShutDown)
-	defer stop()
-	for {
-		name, shutdown := p.queue.Get()
-		if shutdown {
-			return
-		}
-		if err := p.purge(vmesh.RootContext(ctx), name); err != nil && ctx.Err() == nil {
-			klog.FromContext(ctx).Error(err, "Emptying a virtual cluster failed and is tried again", "virtualCluster", name)
-			p.queue.AddRateLimited(name)
-		} else {
-			p.queue.Forget(name)
-		}
-		p.queue.Done(name)
-	}
+	drain(ctx, p.queue, p.purge, func(name string, err error) {
+		klog.FromContext(ctx).Error(err, "Emptying a virtual cluster failed and is tried again", "virtualCluster", name)
+	})
 }
 
 func (p *Purge) purge(ctx context.Context, name string) error {

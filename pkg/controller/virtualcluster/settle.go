@@ -102,21 +102,9 @@ func (m *MeshChanges) Progressed(uint64) {}
 
 // Run works until ctx is done.
 func (s *Settle) Run(ctx context.Context) {
-	stop := context.AfterFunc(ctx, s.queue.ShutDown)
-	defer stop()
-	for {
-		t, shutdown := s.queue.Get()
-		if shutdown {
-			return
-		}
-		if err := s.do(vmesh.RootContext(ctx), t); err != nil && ctx.Err() == nil {
-			klog.FromContext(ctx).V(1).Info("Settling is tried again", "virtualCluster", t.cluster, "mesh", t.mesh, "reason", err.Error())
-			s.queue.AddRateLimited(t)
-		} else {
-			s.queue.Forget(t)
-		}
-		s.queue.Done(t)
-	}
+	drain(ctx, s.queue, s.do, func(t task, err error) {
+		klog.FromContext(ctx).V(1).Info("Settling is tried again", "virtualCluster", t.cluster, "mesh", t.mesh, "reason", err.Error())
+	})
 }
 
 func (s *Settle) do(ctx context.Context, t task) error {

@@ -78,21 +78,9 @@ func concerns(o *object.Object) bool {
 
 // Run works until ctx is done.
 func (u *Usage) Run(ctx context.Context) {
-	stop := context.AfterFunc(ctx, u.queue.ShutDown)
-	defer stop()
-	for {
-		name, shutdown := u.queue.Get()
-		if shutdown {
-			return
-		}
-		if err := u.report(vmesh.RootContext(ctx), name); err != nil && ctx.Err() == nil {
-			klog.FromContext(ctx).V(1).Info("Reporting a virtual cluster's usage is tried again", "virtualCluster", name, "reason", err.Error())
-			u.queue.AddRateLimited(name)
-		} else {
-			u.queue.Forget(name)
-		}
-		u.queue.Done(name)
-	}
+	drain(ctx, u.queue, u.report, func(name string, err error) {
+		klog.FromContext(ctx).V(1).Info("Reporting a virtual cluster's usage is tried again", "virtualCluster", name, "reason", err.Error())
+	})
 }
 
 func (u *Usage) report(ctx context.Context, name string) error {
