@@ -8,12 +8,16 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	admissionv1 "k8s.io/api/admission/v1"
+	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 
+	"github.com/vmesh-io/vmesh/pkg/apiserver"
 	"github.com/vmesh-io/vmesh/test/harness"
 )
 
@@ -33,6 +37,7 @@ func startWebhook(t *testing.T) (clientConfig string) {
 		} else {
 			response.Allowed = !strings.Contains(review.Request.Name, "forbidden")
 			response.Warnings = []string{"config maps are watched"}
+			response.AuditAnnotations = map[string]string{"seen": review.Request.Name}
 		}
 		review.Request, review.Response = nil, response
 		_ = json.NewEncoder(w).Encode(review)
@@ -82,4 +87,51 @@ func TestKubectlShowsWhatWebhooksSay(t *testing.T) {
 	if _, err := harness.Kubectl(ctx, other.kubeconfig, "", "create", "configmap", "forbidden"); err != nil {
 		t.Errorf("another virtual cluster: %v", err)
 	}
+}
+
+func TestWhatWebhooksNoteIsInTheAuditLog(t *testing.T) {
+	dir := t.TempDir()
+	log := filepath.Join(dir, "audit.log")
+	s, err := startServer(filepath.Join(dir, "data"), func(o *apiserver.Options) {
+		o.TenantWebhookAllow = []string{"127.0.0.0/8"}
+		o.Audit.PolicyFile, o.Audit.LogOptions.Path = writeFile(t, filepath.Join(dir, "policy.yaml"), "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata}]\n"), log
+		o.Audit.LogOptions.BatchOptions.Mode = "blocking"
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	shop := newTenant(t, s)
+	client := strings.Replace(startWebhook(t), "PATH", "review", 1)
+	if err := harness.Apply(t.Context(), shop.kubeconfig, fmt.Sprintf(webhookConfiguration, "Validating", "own", client)); err != nil {
+		t.Fatal(err)
+	}
+	rail := strings.Replace(fmt.Sprintf(webhookConfiguration, "Validating", "rail", client), "metadata: {name: rail}", "metadata: {name: rail, annotations: {vmesh.io/applies-to: all}}", 1)
+	if err := harness.Apply(t.Context(), s.options.AdminKubeconfig(), rail); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	eventually(t, func() error {
+		n++
+		name := fmt.Sprint("a", n)
+		mustDo(t, shop.raw, http.MethodPost, "/api/v1/namespaces/default/configmaps", fmt.Sprintf(`{"metadata":{"name":%q}}`, name))
+		data, err := os.ReadFile(log)
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(string(data)) {
+			var event auditv1.Event
+			if err := json.Unmarshal([]byte(line), &event); err != nil {
+				return err
+			}
+			if a := event.Annotations; a["hook.example.com/seen"] == name && a["platform.hook.example.com/seen"] == name && a["vmesh.io/virtual-cluster"] == shop.name {
+				return nil
+			}
+		}
+		return fmt.Errorf("no event tells what the webhooks noted of %s", name)
+	})
 }
