@@ -124,6 +124,23 @@ func TestVirtualClustersThatCannotBe(t *testing.T) {
 			t.Errorf("the warning is %q", warning)
 		}
 	})
+	t.Run("access by a role that is not there yet is accepted with a warning", func(t *testing.T) {
+		access := func(role string) string {
+			return fmt.Sprintf(`{"access":[{"role":%q,"subjects":[{"kind":"Group","name":"guests"}]}]}`, role)
+		}
+		created := mustDo(t, root, http.MethodPost, clustersPath, virtualCluster("open", access("auditor")))
+		removed(t, "open")
+		if warning := created.Header.Get("Warning"); !strings.Contains(warning, `no ClusterRole \"auditor\"`) {
+			t.Errorf("the warning is %q", warning)
+		}
+		mustDo(t, shared.tenant(t, "open").raw, http.MethodPost, rbacAPI+"/clusterroles", `{"metadata":{"name":"auditor"}}`)
+		for _, role := range []string{"auditor", "view"} {
+			patched := mustDo(t, root, http.MethodPatch, clustersPath+"/open", `{"spec":`+access(role)+`}`)
+			if warning := patched.Header.Get("Warning"); warning != "" {
+				t.Errorf("%s: the warning is %q", role, warning)
+			}
+		}
+	})
 	t.Run("claims are checked when they change, and free when they are given up", func(t *testing.T) {
 		mustDo(t, root, http.MethodPost, clustersPath, virtualCluster("taker", `{}`))
 		refused(t, do(t, root, http.MethodPatch, clustersPath+"/taker", `{"spec":{"namespaces":["own-x"]}}`), 422, `"owner"`)

@@ -420,7 +420,7 @@ func (c *Clusters) validate(ctx context.Context, o, old *object.Object) ([]strin
 	if w, writing := c.pending[claims.Cluster]; writing {
 		w.claims = claims
 	}
-	var warnings []string
+	warnings := c.accessWarnings(ctx, vc)
 	if _, err := c.meshes.Get(RootContext(ctx), claims.Mesh, &metav1.GetOptions{ResourceVersion: "0"}); apierrors.IsNotFound(err) {
 		warnings = append(warnings, fmt.Sprintf("spec.mesh: there is no mesh %q yet: until it is created, nothing of this virtual cluster reaches a control plane", claims.Mesh))
 	}
