@@ -280,7 +280,7 @@ func accessRemedy(err error) string {
 		return "\nStart the server with --tls-host for the name by which it is reached"
 	case apierrors.IsUnauthorized(err):
 		return "\nThe kubeconfig has expired, was revoked or is of another server: take admin.kubeconfig from the data directory anew"
-	case apierrors.IsForbidden(err):
+	case apierrors.IsForbidden(err) && !strings.Contains(err.Error(), "is being deleted"): // which no kubeconfig helps against
 		return "\nGive the kubeconfig of the root's administrator: admin.kubeconfig in the data directory"
 	}
 	return ""
