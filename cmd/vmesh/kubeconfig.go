@@ -280,7 +280,8 @@ func accessRemedy(err error) string {
 		return "\nStart the server with --tls-host for the name by which it is reached"
 	case apierrors.IsUnauthorized(err):
 		return "\nThe kubeconfig has expired, was revoked or is of another server: take admin.kubeconfig from the data directory anew"
-	case apierrors.IsForbidden(err) && !strings.Contains(err.Error(), "is being deleted"): // which no kubeconfig helps against
+	case apierrors.IsForbidden(err) && (strings.Contains(err.Error(), " cannot ") || strings.Contains(err.Error(), "only administrators")):
+		// It is a matter of who asks, and not of what: that a virtual cluster is being deleted, or a record protected.
 		return "\nGive the kubeconfig of the root's administrator: admin.kubeconfig in the data directory"
 	}
 	return ""

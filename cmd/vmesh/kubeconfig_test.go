@@ -104,7 +104,8 @@ func TestARefusalNamesARemedyOnlyWhereItHelps(t *testing.T) {
 	for message, remedy := range map[string]bool{
 		`User "carol" cannot create resource "virtualclusters/kubeconfig"`: true,
 		"only administrators of the root give out identities of the root":  true,
-		"it is being deleted": false,
+		"it is being deleted":           false,
+		"it is protected from deletion": false,
 	} {
 		got := accessRemedy(apierrors.NewForbidden(resource, "shop", errors.New(message)))
 		if strings.Contains(got, "admin.kubeconfig") != remedy {
