@@ -156,6 +156,15 @@ func (o *createOptions) run(cmd *cobra.Command, names []string) error {
 	if o.request.User == "" {
 		return errors.New("--user: must not be empty")
 	}
+	// Without a group the user is an administrator, which a variable that is not set must not make of him.
+	if cmd.Flags().Changed("group") && (len(o.request.Groups) == 0 || slices.Contains(o.request.Groups, "")) {
+		return errors.New("--group: must not be empty: leave it out for an administrator")
+	}
+	for i, name := range names {
+		if name == "" || slices.Contains(names[:i], name) {
+			return fmt.Errorf("NAME: %q is empty or given twice: name each virtual cluster once", name)
+		}
+	}
 	if o.ttl < minTTL || o.ttl > maxTTL {
 		return fmt.Errorf("--ttl: %s is not from 10m to 87600h", o.ttl)
 	}
@@ -280,7 +289,8 @@ func accessRemedy(err error) string {
 		return "\nStart the server with --tls-host for the name by which it is reached"
 	case apierrors.IsUnauthorized(err):
 		return "\nThe kubeconfig has expired, was revoked or is of another server: take admin.kubeconfig from the data directory anew"
-	case apierrors.IsForbidden(err):
+	case apierrors.IsForbidden(err) && (strings.Contains(err.Error(), " cannot ") || strings.Contains(err.Error(), "only administrators")):
+		// It is a matter of who asks, and not of what: that a virtual cluster is being deleted, or a record protected.
 		return "\nGive the kubeconfig of the root's administrator: admin.kubeconfig in the data directory"
 	}
 	return ""

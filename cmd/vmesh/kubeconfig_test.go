@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
@@ -94,6 +96,21 @@ func TestAKubeconfigHasAContextForEachVirtualCluster(t *testing.T) {
 	}
 	if config, err := clientcmd.LoadFromFile(filepath.Join(dir, "new", "config")); err != nil || config.CurrentContext != "shop" {
 		t.Errorf("the new file: %v", err)
+	}
+}
+
+func TestARefusalNamesARemedyOnlyWhereItHelps(t *testing.T) {
+	resource := v1alpha1.GroupVersion.WithResource("virtualclusters").GroupResource()
+	for message, remedy := range map[string]bool{
+		`User "carol" cannot create resource "virtualclusters/kubeconfig"`: true,
+		"only administrators of the root give out identities of the root":  true,
+		"it is being deleted":           false,
+		"it is protected from deletion": false,
+	} {
+		got := accessRemedy(apierrors.NewForbidden(resource, "shop", errors.New(message)))
+		if strings.Contains(got, "admin.kubeconfig") != remedy {
+			t.Errorf("the remedy for %q is %q", message, got)
+		}
 	}
 }
 

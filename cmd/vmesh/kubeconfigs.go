@@ -156,6 +156,12 @@ made anew by its server within ten seconds; copies of it are worthless.`,
   # Those that she has for one
   vmesh kubeconfig revoke --virtual-cluster shop --user alice`,
 		Args: func(cmd *cobra.Command, args []string) error {
+			// A variable that is not set must not make the choice a wider one.
+			for name, value := range map[string]string{"virtual-cluster": cluster, "user": user} {
+				if cmd.Flags().Changed(name) && value == "" {
+					return fmt.Errorf("--%s: must not be empty", name)
+				}
+			}
 			switch chosen := cluster != "" || user != ""; {
 			case len(args) == 0 && !chosen:
 				return seeHelp(cmd, fmt.Errorf("%s takes the NAME of each kubeconfig, or --virtual-cluster or --user, and was given nothing", cmd.CommandPath()))

@@ -27,8 +27,11 @@ func seeHelp(cmd *cobra.Command, err error) error {
 	return fmt.Errorf("%w\nSee '%s --help'", err, cmd.CommandPath())
 }
 
-// noArgs refuses arguments.
+// noArgs refuses arguments; where there are commands below, one is a command that there is not.
 func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 && cmd.HasSubCommands() {
+		return seeHelp(cmd, fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath()))
+	}
 	if len(args) > 0 {
 		return seeHelp(cmd, fmt.Errorf("%s takes no argument, and was given %q", cmd.CommandPath(), args[0]))
 	}

@@ -41,6 +41,8 @@ const (
 	// settleTime is how long a changed issuer may take to answer before what was configured
 	// for it until then ends all the same.
 	settleTime = 10 * time.Second
+	// fillTime is how long a file that is empty may be about to be written.
+	fillTime = time.Second
 	// pollInterval is how often the file is read where its changes are not told.
 	pollInterval = time.Minute
 	// requestTimeout is how long an issuer may take to answer.
@@ -127,6 +129,10 @@ func (a *Authenticator) Run(ctx context.Context) error {
 // reload reads the file again if it is another one than before.
 func (a *Authenticator) reload(ctx context.Context) (changed bool, err error) {
 	data, err := os.ReadFile(a.file)
+	for until := time.Now().Add(fillTime); err == nil && len(data) == 0 && time.Now().Before(until) && ctx.Err() == nil; {
+		time.Sleep(fillTime / 100) // who writes it in place has emptied it, and is about to fill it
+		data, err = os.ReadFile(a.file)
+	}
 	if err != nil {
 		return false, err
 	}

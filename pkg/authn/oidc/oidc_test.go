@@ -378,6 +378,24 @@ func TestTheFileIsReadAgain(t *testing.T) {
 	})
 }
 
+func TestAFileThatIsEmptyWhileItIsWrittenIsNotJudged(t *testing.T) {
+	one, two := newProvider(t), newProvider(t)
+	a, file := start(t, configuration("", one.entry(byClaim)))
+	becomes(t, a, one.token(t, nil), "corp:alice")
+	failures := reloads(t, "failure")
+	write(t, file, "")
+	filled := make(chan struct{})
+	time.AfterFunc(50*time.Millisecond, func() {
+		defer close(filled)
+		write(t, file, configuration("", two.entry(plain)))
+	})
+	becomes(t, a, two.token(t, nil), "alice")
+	<-filled
+	if now := reloads(t, "failure"); now != failures {
+		t.Errorf("%v failures are counted, before %v", now, failures)
+	}
+}
+
 // reloads counts those with a result.
 func reloads(t *testing.T, result string) float64 {
 	t.Helper()

@@ -168,11 +168,9 @@ func (c *Content) deleteAll(ctx context.Context, s *resource.Store, namespace st
 			return rest.AdmissionToValidateObjectDeleteFunc(c.admission, a, nil)(ctx, obj)
 		}
 	}
-	if _, err = s.DeleteCollection(ctx, validate, options, &internalversion.ListOptions{LabelSelector: resource.Unprotected()}); err != nil {
-		return 0, 0, err
-	}
+	_, failed := s.DeleteCollection(ctx, validate, options, &internalversion.ListOptions{LabelSelector: resource.Unprotected()})
 	if list, err = s.List(ctx, &internalversion.ListOptions{}); err != nil {
-		return 0, 0, err
+		return 0, 0, errors.Join(failed, err)
 	}
 	items := list.(*object.List).Items
 	for i := range items {
@@ -180,7 +178,7 @@ func (c *Content) deleteAll(ctx context.Context, s *resource.Store, namespace st
 			protected++
 		}
 	}
-	return len(items), protected, nil
+	return len(items), protected, failed
 }
 
 // report writes into the namespace's conditions why it is not gone yet.

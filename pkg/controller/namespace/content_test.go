@@ -2,10 +2,12 @@ package namespace
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 
@@ -38,6 +41,35 @@ func TestMain(m *testing.M) {
 // A mark may come in the moment in which the deletion of the namespace begins. Here the
 // namespace's storage does not look for protected objects at all.
 func TestWhatIsProtectedInATerminatingNamespaceStaysAndSoDoesTheNamespace(t *testing.T) {
+	staysWhileItHoldsOne(t, map[string]string{v1alpha1.LabelProtected: "true"}, nil, nil, map[corev1.NamespaceConditionType]string{
+		corev1.NamespaceContentRemaining: "has 1 resource instances, 1 of them protected by the label vmesh.io/protected",
+	})
+}
+
+func TestATerminatingNamespaceSaysWhatRemainsWhereAWebhookRefusesItsDeletion(t *testing.T) {
+	var off atomic.Bool
+	staysWhileItHoldsOne(t, nil, refusing{&off}, func() { off.Store(true) }, map[corev1.NamespaceConditionType]string{
+		corev1.NamespaceDeletionContentFailure: "a webhook says no",
+		corev1.NamespaceContentRemaining:       "has 1 resource instances",
+	})
+}
+
+// refusing is admission that does not let kept be deleted until it is off.
+type refusing struct{ off *atomic.Bool }
+
+func (refusing) Handles(operation admission.Operation) bool { return operation == admission.Delete }
+
+func (r refusing) Validate(_ context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	if a.GetName() == "kept" && !r.off.Load() {
+		return errors.New("a webhook says no")
+	}
+	return nil
+}
+
+// staysWhileItHoldsOne deletes a namespace with config maps, of which one with the labels
+// is not to go. When the namespace's conditions are as wanted, letGo lets it; without, the
+// labels are taken away.
+func staysWhileItHoldsOne(t *testing.T, labels map[string]string, admit admission.Interface, letGo func(), wanted map[corev1.NamespaceConditionType]string) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	etcd, err := embedded.Start(ctx, embedded.Config{Dir: t.TempDir()})
@@ -70,7 +102,7 @@ func TestWhatIsProtectedInATerminatingNamespaceStaysAndSoDoesTheNamespace(t *tes
 		t.Fatal(err)
 	}
 	namespaceREST, finalizeREST := registry.NewREST(namespaces)
-	content := New(namespaceREST, finalizeREST, []*resource.Store{configMaps}, nil)
+	content := New(namespaceREST, finalizeREST, []*resource.Store{configMaps}, admit)
 
 	outside := request.WithNamespace(logical.WithCluster(ctx, "shop"), metav1.NamespaceNone)
 	inside := request.WithNamespace(logical.WithCluster(ctx, "shop"), "team")
@@ -83,7 +115,7 @@ func TestWhatIsProtectedInATerminatingNamespaceStaysAndSoDoesTheNamespace(t *tes
 		}
 	}
 	create(outside, namespaceREST, "Namespace", "", "team", nil)
-	create(inside, configMaps, "ConfigMap", "team", "kept", map[string]string{v1alpha1.LabelProtected: "true"})
+	create(inside, configMaps, "ConfigMap", "team", "kept", labels)
 	for i := range 5 {
 		create(inside, configMaps, "ConfigMap", "team", fmt.Sprintf("c%d", i), nil)
 	}
@@ -113,7 +145,7 @@ func TestWhatIsProtectedInATerminatingNamespaceStaysAndSoDoesTheNamespace(t *tes
 			}
 		}
 	}
-	condition := func() string {
+	condition := func(wanted corev1.NamespaceConditionType) string {
 		obj, err := namespaceREST.Get(outside, "team", &metav1.GetOptions{})
 		if err != nil {
 			t.Fatal(err)
@@ -123,25 +155,29 @@ func TestWhatIsProtectedInATerminatingNamespaceStaysAndSoDoesTheNamespace(t *tes
 			t.Fatal(err)
 		}
 		for _, c := range ns.Status.Conditions {
-			if c.Type == corev1.NamespaceContentRemaining && c.Status == corev1.ConditionTrue {
+			if c.Type == wanted && c.Status == corev1.ConditionTrue {
 				return c.Message
 			}
 		}
 		return ""
 	}
-	eventually("the namespace says what remains", func() bool {
-		return strings.Contains(condition(), "has 1 resource instances, 1 of them protected by the label vmesh.io/protected")
-	})
-	if _, err := configMaps.Get(inside, "kept", &metav1.GetOptions{}); err != nil {
-		t.Errorf("the protected object: %v", err)
+	for of, message := range wanted {
+		eventually(fmt.Sprintf("%s of the namespace says: %s", of, message), func() bool { return strings.Contains(condition(of), message) })
 	}
-	_, _, err = configMaps.Update(inside, "kept", rest.DefaultUpdatedObjectInfo(nil, func(_ context.Context, _, old runtime.Object) (runtime.Object, error) {
-		o := old.(*object.Object).DeepCopy()
-		o.Labels = nil
-		return o, nil
-	}), rest.ValidateAllObjectFunc, rest.ValidateAllObjectUpdateFunc, false, &metav1.UpdateOptions{})
-	if err != nil {
-		t.Fatal(err)
+	if _, err := configMaps.Get(inside, "kept", &metav1.GetOptions{}); err != nil {
+		t.Errorf("the object that is not to go: %v", err)
+	}
+	if letGo != nil {
+		letGo()
+	} else {
+		_, _, err := configMaps.Update(inside, "kept", rest.DefaultUpdatedObjectInfo(nil, func(_ context.Context, _, old runtime.Object) (runtime.Object, error) {
+			o := old.(*object.Object).DeepCopy()
+			o.Labels = nil
+			return o, nil
+		}), rest.ValidateAllObjectFunc, rest.ValidateAllObjectUpdateFunc, false, &metav1.UpdateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	eventually("the namespace is gone", func() bool {
 		_, err := namespaceREST.Get(outside, "team", &metav1.GetOptions{})
