@@ -80,6 +80,24 @@ func TestAVirtualClusterIsHeldToItsRates(t *testing.T) {
 			}
 		}
 	})
+	t.Run("connections", func(t *testing.T) {
+		setRates(t, `{"connections":1}`)
+		mustDo(t, tenant.raw, http.MethodGet, configMaps, "")
+		client.CloseIdleConnections()
+		// The tenant's other clients have theirs: a new one is one too many.
+		eventually(t, http.MethodGet, configMaps+"?limit=1", "", "rates.connections")
+		setRates(t, `{"connections":0}`)
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			resp := ask(t, http.MethodGet, configMaps+"?limit=1", "")
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("without a limit: %s", resp.Status)
+			}
+		}
+	})
 	t.Run("writes", func(t *testing.T) {
 		setRates(t, `{"writesPerSecond":1}`)
 		// Sixty writes' worth in one body is all that a minute holds.
