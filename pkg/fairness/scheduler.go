@@ -37,13 +37,16 @@ const (
 	// calibration, if it uses more than calibrationUse of a processor.
 	calibration          = 250 * time.Millisecond
 	calibrationUse       = 0.2
-	minFactor, maxFactor = 0.2, 20
+	minFactor, maxFactor = 0.2, 3
 	calibrationSmoothing = 0.3
 	idleAccount          = 5 * time.Second // after which an account is forgotten
 	maxDebt              = 1.0             // in seconds, of an account's allowance
 	costOfWrite          = 30 * time.Microsecond
 	costOfByte           = 6 * time.Nanosecond
 	costOfBodyByte       = 100 * time.Nanosecond
+	// costStep is how much is paid at once: whoever waits for less does not wait for all of
+	// a large cost of another.
+	costStep = 5 * time.Millisecond
 )
 
 // Refusal is why a request is turned away for now.
@@ -174,9 +177,11 @@ func (s *Scheduler) Begin(ctx context.Context, name string, w Work) (*Turn, erro
 	if w.Body > 0 {
 		cost += time.Duration(w.Body) * costOfBodyByte
 	}
-	if err := t.pay(ctx, cost); err != nil {
-		t.End()
-		return nil, err
+	for ; cost > 0; cost -= costStep {
+		if err := t.pay(ctx, min(cost, costStep)); err != nil {
+			t.End()
+			return nil, err
+		}
 	}
 	return t, nil
 }
