@@ -52,7 +52,7 @@ type fair struct {
 
 func newFair(o *Options, connections *fairness.Connections) *fair {
 	register(filters.Refused)
-	return &fair{shares: fairness.New(runtime.NumCPU(), processorTime), rates: fairness.NewRates(), connections: connections, defaults: o.DefaultRates}
+	return &fair{shares: fairness.New(runtime.NumCPU(), processorTime, spareThread), rates: fairness.NewRates(), connections: connections, defaults: o.DefaultRates}
 }
 
 // buildChain puts the filters around an endpoint's handlers, the innermost first. It is
