@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -83,12 +84,25 @@ func TestAVirtualClusterIsHeldToItsRates(t *testing.T) {
 	t.Run("connections", func(t *testing.T) {
 		setRates(t, `{"connections":1}`)
 		mustDo(t, tenant.raw, http.MethodGet, configMaps, "")
-		client.CloseIdleConnections()
-		// The tenant's other clients have theirs: a new one is one too many.
-		eventually(t, http.MethodGet, configMaps+"?limit=1", "", "rates.connections")
+		second := rest.CopyConfig(config)
+		second.Dial = (&net.Dialer{}).DialContext // clients with the same configuration share a connection
+		client, err := rest.HTTPClientFor(second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.CloseIdleConnections()
+		get := func() *http.Response {
+			resp, err := client.Get(config.Host + configMaps + "?limit=1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return resp
+		}
+		refused(t, get(), "rates.connections")
+		mustDo(t, tenant.raw, http.MethodGet, configMaps, "")
 		setRates(t, `{"connections":0}`)
 		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-			resp := ask(t, http.MethodGet, configMaps+"?limit=1", "")
+			resp := get()
 			resp.Body.Close()
 			if resp.StatusCode == http.StatusOK {
 				return
