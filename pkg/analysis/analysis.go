@@ -276,7 +276,7 @@ func (e *Engine) added(ctx context.Context, src *source, w Write) (_ []v1alpha1.
 	if err != nil {
 		return nil, err
 	}
-	return newFindings(findings(before), findings(after), c.name.String(), src.gvk.Kind), nil
+	return newFindings(findings(without(after, before)), c.name.String(), src.gvk.Kind), nil
 }
 
 func (e *Engine) newState(ctx context.Context, cluster string, entry *entry) *state {
@@ -338,22 +338,41 @@ func (s *state) worthTelling(messages diag.Messages) diag.Messages {
 	return kept
 }
 
-// newFindings are those that were not there before. Of several that say the same of several
-// objects, that of the written object stands for all.
-func newFindings(before, after []v1alpha1.Finding, name, kind string) []v1alpha1.Finding {
-	known := map[v1alpha1.Finding]bool{}
-	for _, f := range before {
-		known[f] = true
+// without leaves out those messages that say what one of the others says. It comes before
+// they are sorted, for which Istio composes the text of each anew at every comparison.
+func without(messages, others diag.Messages) diag.Messages {
+	type said struct {
+		kind         *diag.MessageType
+		origin, text string
 	}
+	of := func(m *diag.Message) said {
+		s := said{kind: m.Type, text: fmt.Sprintf(m.Type.Template(), m.Parameters...)}
+		if m.Resource != nil {
+			s.origin = m.Resource.Origin.FriendlyName()
+		}
+		return s
+	}
+	known := make(map[said]bool, len(others))
+	for i := range others {
+		known[of(&others[i])] = true
+	}
+	var kept diag.Messages
+	for i := range messages {
+		if !known[of(&messages[i])] {
+			kept = append(kept, messages[i])
+		}
+	}
+	return kept
+}
+
+// newFindings are those of a write that are worth telling. Of several that say the same of
+// several objects, that of the written object stands for all.
+func newFindings(added []v1alpha1.Finding, name, kind string) []v1alpha1.Finding {
 	type text struct{ code, message string }
 	own := map[text]bool{}
-	var added []v1alpha1.Finding
-	for _, f := range after {
-		if !known[f] {
-			added = append(added, f)
-			if f.Origin == kind+" "+name {
-				own[text{f.Code, f.Message}] = true
-			}
+	for _, f := range added {
+		if f.Origin == kind+" "+name {
+			own[text{f.Code, f.Message}] = true
 		}
 	}
 	return slices.DeleteFunc(added, func(f v1alpha1.Finding) bool {

@@ -44,14 +44,15 @@ type clusters interface {
 
 // fair is what keeps virtual clusters from each other, on both endpoints.
 type fair struct {
-	shares   *fairness.Scheduler
-	rates    *fairness.Rates
-	defaults fairness.Limits
+	shares      *fairness.Scheduler
+	rates       *fairness.Rates
+	connections *fairness.Connections
+	defaults    fairness.Limits
 }
 
-func newFair(o *Options) *fair {
+func newFair(o *Options, connections *fairness.Connections) *fair {
 	register(filters.Refused)
-	return &fair{shares: fairness.New(runtime.NumCPU(), processorTime), rates: fairness.NewRates(), defaults: o.DefaultRates}
+	return &fair{shares: fairness.New(runtime.NumCPU(), processorTime, spareThread), rates: fairness.NewRates(), connections: connections, defaults: o.DefaultRates}
 }
 
 // buildChain puts the filters around an endpoint's handlers, the innermost first. It is
@@ -73,6 +74,7 @@ func buildChain(handler http.Handler, c *genericapiserver.Config, writes *handle
 	}
 	handler = withAudit(handler, c)
 	handler = withTracing(handler, tracer)
+	handler = filters.WithConnections(handler, fair.connections, clusters, fair.defaults, c.Serializer)
 	handler = filters.WithKubeconfigs(handler, kubeconfigs, c.LongRunningFunc)
 	failed := withFailedAudit(genericapifilters.Unauthorized(c.Serializer), c)
 	handler = genericapifilters.WithAuthentication(handler, c.Authentication.Authenticator, failed, c.Authentication.APIAudiences, c.Authentication.RequestHeaderConfig)

@@ -85,7 +85,7 @@ func NewOptions() *Options {
 		Host:              newHostOptions(),
 		// So many writes of one virtual cluster, a burst included, leave the watch caches the
 		// history of their 75 seconds, and etcd its room.
-		DefaultRates: fairness.Limits{WritesPerSecond: 500, Watches: 5000},
+		DefaultRates: fairness.Limits{WritesPerSecond: 500, Watches: 5000, Connections: 1000},
 	}
 }
 
@@ -120,6 +120,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.Int32Var(&o.DefaultRates.RequestsPerSecond, "default-requests-per-second", o.DefaultRates.RequestsPerSecond, "How many requests a second a virtual cluster gets, unless its spec.rates say otherwise; 0 for no limit.")
 	fs.Int32Var(&o.DefaultRates.WritesPerSecond, "default-writes-per-second", o.DefaultRates.WritesPerSecond, "How many writes a second a virtual cluster gets, each 8 KiB of a body counting as one; 0 for no limit.")
 	fs.Int32Var(&o.DefaultRates.Watches, "default-watches", o.DefaultRates.Watches, "How many watches a virtual cluster may have open; 0 for no limit.")
+	fs.Int32Var(&o.DefaultRates.Connections, "default-connections", o.DefaultRates.Connections, "How many connections the identities of a virtual cluster may have open; 0 for no limit.")
 	addFeatureGates(fs)
 }
 
@@ -211,6 +212,7 @@ func (o *Options) Validate() error {
 	}
 	for flag, n := range map[string]int32{
 		"--default-requests-per-second": o.DefaultRates.RequestsPerSecond, "--default-writes-per-second": o.DefaultRates.WritesPerSecond, "--default-watches": o.DefaultRates.Watches,
+		"--default-connections": o.DefaultRates.Connections,
 	} {
 		if n < 0 {
 			bad("%s: %d must not be negative; 0 is no limit", flag, n)

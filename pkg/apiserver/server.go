@@ -39,6 +39,7 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/controller/garbage"
 	namespacecontroller "github.com/vmesh-io/vmesh/pkg/controller/namespace"
 	"github.com/vmesh-io/vmesh/pkg/controller/virtualcluster"
+	"github.com/vmesh-io/vmesh/pkg/fairness"
 	"github.com/vmesh-io/vmesh/pkg/host"
 	"github.com/vmesh-io/vmesh/pkg/quota"
 	"github.com/vmesh-io/vmesh/pkg/registry/definition"
@@ -78,6 +79,7 @@ type Server struct {
 	resources   []schema.GroupResource    // all that is stored
 
 	secure             *genericapiserver.SecureServingInfo
+	connections        *fairness.Connections
 	xdsPlain, xdsOnTLS net.Listener
 }
 
@@ -260,7 +262,7 @@ func (s *Server) assemble(creds *credentials) error {
 	if s.extension, err = s.newExtension(namespaceREST); err != nil {
 		return err
 	}
-	fair := newFair(s.options)
+	fair := newFair(s.options, s.connections)
 	view := s.hostView(mesh)
 	var announced []*kind.Kind
 	if view != nil {
@@ -448,6 +450,8 @@ func (s *Server) listen(creds *credentials) error {
 		return fmt.Errorf("--bind-address, --secure-port: %w", err)
 	}
 	s.secure.Cert, s.secure.ClientCA = creds, creds
+	s.connections = fairness.NewConnections()
+	s.secure.Listener = s.connections.Listen(api)
 	return nil
 }
 

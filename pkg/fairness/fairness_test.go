@@ -19,7 +19,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // simulation is a process whose processor time follows the clock: as if it were always busy.
 func simulation() *Scheduler {
 	began := time.Now()
-	return New(1, func() time.Duration { return time.Since(began) / 2 })
+	return New(1, func() time.Duration { return time.Since(began) / 2 }, func(bool) {})
 }
 
 func TestAFloodingAccountLeavesAQuietOneItsTurn(t *testing.T) {
@@ -295,6 +295,120 @@ func TestWatchesAreBounded(t *testing.T) {
 		}
 		if len(r.used) != 1 {
 			t.Errorf("%d virtual clusters are remembered, want 1", len(r.used))
+		}
+	})
+}
+
+func TestWorkThatNobodyPaysForDoesNotMakeQuietAccountsNoisy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		// All of the processor is used, most of it by what is not asked for by anyone.
+		s := New(1, func() time.Duration { return time.Since(began) }, func(bool) {})
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				for ctx.Err() == nil {
+					if turn, err := s.Begin(ctx, "noisy", Work{Places: 1, Body: 3 << 20}); err == nil {
+						time.Sleep(time.Millisecond)
+						turn.End()
+					}
+				}
+			})
+		}
+		var mu sync.Mutex
+		worst := time.Duration(0)
+		for i := range 9 {
+			wg.Go(func() {
+				for range 15 * 30 {
+					time.Sleep(time.Second / 15)
+					asked := time.Now()
+					turn, err := s.Begin(t.Context(), fmt.Sprint("quiet-", i), Work{Places: 1, Cost: 700 * time.Microsecond})
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					mu.Lock()
+					worst = max(worst, time.Since(asked))
+					mu.Unlock()
+					turn.End()
+				}
+			})
+		}
+		time.Sleep(31 * time.Second)
+		cancel()
+		wg.Wait()
+		if worst > 0 {
+			t.Errorf("a quiet one waited %s, want not at all", worst)
+		}
+	})
+}
+
+func TestASmallCostDoesNotWaitForAllOfALargeOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := simulation()
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() {
+				for ctx.Err() == nil {
+					if turn, err := s.Begin(ctx, "large", Work{Places: 1, Cost: 500 * time.Millisecond}); err == nil {
+						time.Sleep(time.Millisecond)
+						turn.End()
+					}
+				}
+			})
+		}
+		worst := time.Duration(0)
+		for range 5000 { // more than its share
+			asked := time.Now()
+			turn, err := s.Begin(ctx, "small", Work{Places: 1, Cost: time.Millisecond})
+			if err != nil {
+				t.Fatal(err)
+			}
+			worst = max(worst, time.Since(asked))
+			time.Sleep(time.Millisecond)
+			turn.End()
+		}
+		if worst > 100*time.Millisecond {
+			t.Errorf("a request of a millisecond waited %s", worst)
+		}
+		cancel()
+		wg.Wait()
+	})
+}
+
+func TestContentionIsToldWhenItBeginsAndWhenItHasEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		var told []bool
+		s := New(1, func() time.Duration { return time.Since(began) / 2 }, func(on bool) { told = append(told, on) })
+		ask := func(name string, cost time.Duration) {
+			turn, err := s.Begin(t.Context(), name, Work{Places: 1, Cost: cost})
+			if err != nil {
+				t.Fatal(err)
+			}
+			turn.End()
+		}
+		for range 3 {
+			ask("alone", time.Second)
+		}
+		if len(told) > 0 {
+			t.Fatalf("one that is alone contends with nobody, but: %v", told)
+		}
+		for range 5 {
+			ask("other", time.Millisecond)
+			ask("alone", 300*time.Millisecond)
+		}
+		if fmt.Sprint(told) != "[true]" {
+			t.Fatalf("one that wants more than its share: %v", told)
+		}
+		for range 20 {
+			time.Sleep(time.Second)
+			ask("other", time.Millisecond)
+		}
+		if fmt.Sprint(told) != "[true false]" {
+			t.Fatalf("after a calm: %v", told)
 		}
 	})
 }

@@ -22,7 +22,7 @@ const (
 
 // Limits bound what may be asked of one virtual cluster; zero is no limit.
 type Limits struct {
-	RequestsPerSecond, WritesPerSecond, Watches int32
+	RequestsPerSecond, WritesPerSecond, Watches, Connections int32
 }
 
 // Rates holds virtual clusters to their limits. It keeps nothing of those that have been

@@ -37,13 +37,18 @@ const (
 	// calibration, if it uses more than calibrationUse of a processor.
 	calibration          = 250 * time.Millisecond
 	calibrationUse       = 0.2
-	minFactor, maxFactor = 0.2, 20
+	minFactor, maxFactor = 0.2, 3
 	calibrationSmoothing = 0.3
 	idleAccount          = 5 * time.Second // after which an account is forgotten
 	maxDebt              = 1.0             // in seconds, of an account's allowance
 	costOfWrite          = 30 * time.Microsecond
 	costOfByte           = 6 * time.Nanosecond
 	costOfBodyByte       = 100 * time.Nanosecond
+	// costStep is how much is paid at once: whoever waits for less does not wait for all of
+	// a large cost of another.
+	costStep = 5 * time.Millisecond
+	// calm is after which time without anybody in the queue there is no contention.
+	calm = 10 * time.Second
 )
 
 // Refusal is why a request is turned away for now.
@@ -65,6 +70,7 @@ func (r *Refusal) Error() string { return r.Message }
 type Scheduler struct {
 	processors float64
 	cpu        func() time.Duration
+	contended  func(bool)
 
 	mu       sync.Mutex
 	accounts map[string]*account
@@ -78,6 +84,7 @@ type Scheduler struct {
 	laneNext  time.Time  // when the next may go
 	laneClock float64    // the tag that was served last
 	laneTimer *time.Timer
+	laneUsed  time.Time // when somebody last waited there; zero when contended knows that nobody does
 
 	factor       float64 // of estimated costs
 	accounted    float64 // estimated, in seconds, since
@@ -105,11 +112,12 @@ type waiter struct {
 }
 
 // New makes a scheduler for a process that has some processors; cpu is the processor
-// time that it has used so far.
-func New(processors int, cpu func() time.Duration) *Scheduler {
+// time that it has used so far, and contended, called with locks held, is told when
+// accounts begin to want more than their share, and when they have stopped.
+func New(processors int, cpu func() time.Duration, contended func(bool)) *Scheduler {
 	now := time.Now()
 	return &Scheduler{
-		processors: float64(processors), cpu: cpu, accounts: map[string]*account{}, factor: 1,
+		processors: float64(processors), cpu: cpu, contended: contended, accounts: map[string]*account{}, factor: 1,
 		epochBegan: now, laneNext: now, calibratedAt: now, calibratedAs: cpu(),
 	}
 }
@@ -174,9 +182,11 @@ func (s *Scheduler) Begin(ctx context.Context, name string, w Work) (*Turn, erro
 	if w.Body > 0 {
 		cost += time.Duration(w.Body) * costOfBodyByte
 	}
-	if err := t.pay(ctx, cost); err != nil {
-		t.End()
-		return nil, err
+	for ; cost > 0; cost -= costStep {
+		if err := t.pay(ctx, min(cost, costStep)); err != nil {
+			t.End()
+			return nil, err
+		}
 	}
 	return t, nil
 }
@@ -288,6 +298,10 @@ func (s *Scheduler) roll(now time.Time) {
 		s.previousActive = 0
 	}
 	s.epochBegan = now
+	if !s.laneUsed.IsZero() && now.Sub(s.laneUsed) > calm {
+		s.laneUsed = time.Time{}
+		s.contended(false)
+	}
 	for name, a := range s.accounts {
 		switch {
 		case len(a.payments) > 0 || len(a.places) > 0:
@@ -359,6 +373,10 @@ func (t *Turn) pay(ctx context.Context, cost time.Duration) error {
 		s.lane = append(s.lane, a)
 	}
 	a.payments = append(a.payments, wait)
+	if s.laneUsed.IsZero() {
+		s.contended(true)
+	}
+	s.laneUsed = now
 	s.dispatchLane(now)
 	s.mu.Unlock()
 

@@ -162,6 +162,7 @@ type quietTenant struct {
 // quietRound is what the quiet tenants saw.
 type quietRound struct {
 	latencies             []float64
+	of                    [3][]float64 // the same, of creates, gets and lists
 	errors, lost, expired int
 	hostile               hostileDone
 	took                  time.Duration
@@ -208,7 +209,7 @@ func (b *bench) quietRound(ctx context.Context, t *target, quiet []*quietTenant,
 	for i, q := range quiet {
 		created[i] = map[string]bool{}
 		group.Go(func() error {
-			return q.work(groupCtx, func(took float64, name string, err error) {
+			return q.work(groupCtx, func(n int, took float64, name string, err error) {
 				mu.Lock()
 				defer mu.Unlock()
 				if err != nil {
@@ -217,6 +218,7 @@ func (b *bench) quietRound(ctx context.Context, t *target, quiet []*quietTenant,
 					return
 				}
 				r.latencies = append(r.latencies, took)
+				r.of[n%3] = append(r.of[n%3], took)
 				if name != "" {
 					created[i][name] = true
 				}
@@ -274,6 +276,9 @@ func (b *bench) quietRound(ctx context.Context, t *target, quiet []*quietTenant,
 		}
 		b.log("the hostile tenant: %+v", r.hostile)
 	}
+	for i, what := range []string{"creates", "gets", "lists"} {
+		b.log("%s: p50 %.1f ms, p99 %.1f ms", what, quantile(r.of[i], 0.5), quantile(r.of[i], 0.99))
+	}
 	stopWatching()
 	for i, q := range quiet {
 		if err := q.clean(ctx, created[i]); err != nil {
@@ -291,8 +296,9 @@ func (q *quietTenant) version(ctx context.Context) (string, error) {
 	return resourceVersion(data), err
 }
 
-// work makes requests at their pace, whatever time each takes. took is counted from the moment a request was due.
-func (q *quietTenant) work(ctx context.Context, done func(took float64, created string, err error)) error {
+// work makes requests at their pace, whatever time each takes: creates, gets and lists in turn. done is told the number of
+// each; took is counted from the moment it was due.
+func (q *quietTenant) work(ctx context.Context, done func(n int, took float64, created string, err error)) error {
 	const every = time.Second / quietRate
 	start := time.Now().Add(rand.N(every))
 	var wg sync.WaitGroup
@@ -322,7 +328,7 @@ func (q *quietTenant) work(ctx context.Context, done func(took float64, created 
 				_, err = bufio.NewReader(body).WriteTo(discard{})
 				body.Close()
 			}
-			done(milliseconds(time.Since(due)), name, err)
+			done(i, milliseconds(time.Since(due)), name, err)
 		})
 	}
 	return nil

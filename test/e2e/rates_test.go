@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -77,6 +78,37 @@ func TestAVirtualClusterIsHeldToItsRates(t *testing.T) {
 			}
 			if time.Now().After(deadline) {
 				t.Fatalf("a watch after the first has ended: %s", again.Status)
+			}
+		}
+	})
+	t.Run("connections", func(t *testing.T) {
+		setRates(t, `{"connections":1}`)
+		mustDo(t, tenant.raw, http.MethodGet, configMaps, "")
+		second := rest.CopyConfig(config)
+		second.Dial = (&net.Dialer{}).DialContext // clients with the same configuration share a connection
+		client, err := rest.HTTPClientFor(second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.CloseIdleConnections()
+		get := func() *http.Response {
+			resp, err := client.Get(config.Host + configMaps + "?limit=1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return resp
+		}
+		refused(t, get(), "rates.connections")
+		mustDo(t, tenant.raw, http.MethodGet, configMaps, "")
+		setRates(t, `{"connections":0}`)
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			resp := get()
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("without a limit: %s", resp.Status)
 			}
 		}
 	})

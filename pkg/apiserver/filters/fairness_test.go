@@ -97,7 +97,7 @@ func TestWatchesOverTheLimitAreRefusedWithATimeToComeBack(t *testing.T) {
 }
 
 func TestHealthOfTheRootIsAnsweredWhenAllElseWaits(t *testing.T) {
-	scheduler := fairness.New(1, func() time.Duration { return 0 })
+	scheduler := fairness.New(1, func() time.Duration { return 0 }, func(bool) {})
 	u := &user.DefaultInfo{Name: "admin", Extra: map[string][]string{authn.ExtraCluster: {logical.Root}}}
 	if turn, err := scheduler.Begin(t.Context(), accountOf(u), fairness.Work{Places: 64}); err != nil {
 		t.Fatal(err)

@@ -66,7 +66,7 @@ func limitsOf(own *v1alpha1.VirtualClusterRates, defaults fairness.Limits) fairn
 	for _, limit := range []struct {
 		own  *int32
 		into *int32
-	}{{own.RequestsPerSecond, &l.RequestsPerSecond}, {own.WritesPerSecond, &l.WritesPerSecond}, {own.Watches, &l.Watches}} {
+	}{{own.RequestsPerSecond, &l.RequestsPerSecond}, {own.WritesPerSecond, &l.WritesPerSecond}, {own.Watches, &l.Watches}, {own.Connections, &l.Connections}} {
 		if limit.own != nil {
 			*limit.into = *limit.own
 		}

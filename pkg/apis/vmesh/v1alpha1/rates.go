@@ -20,4 +20,10 @@ type VirtualClusterRates struct {
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=1000000
 	Watches *int32 `json:"watches,omitempty"`
+
+	// Connections (TCP) that the virtual cluster's own identities may have open at a time.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=1000000
+	Connections *int32 `json:"connections,omitempty"`
 }
