@@ -356,11 +356,7 @@ func (a *Authority) read() (changed bool, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	certFile, keyFile := a.paths()
-	certPEM, err := os.ReadFile(certFile)
-	if err != nil {
-		return false, fmt.Errorf("reading the certificate authority: %w", err)
-	}
-	keyPEM, err := os.ReadFile(keyFile)
+	certPEM, keyPEM, err := readBoth(certFile, keyFile)
 	if err != nil {
 		return false, fmt.Errorf("reading the certificate authority: %w", err)
 	}
@@ -394,6 +390,22 @@ func (a *Authority) read() (changed bool, err error) {
 	a.state.Store(s)
 	a.files = [2][]byte{certPEM, keyPEM}
 	return changed, nil
+}
+
+// readBoth reads certificates and the keys that go with them: if the certificates are
+// others after the keys were read, somebody was writing, and both are read again.
+func readBoth(certFile, keyFile string) (certPEM, keyPEM []byte, err error) {
+	certPEM, err = os.ReadFile(certFile)
+	for err == nil {
+		if keyPEM, err = os.ReadFile(keyFile); err != nil {
+			break
+		}
+		before := certPEM
+		if certPEM, err = os.ReadFile(certFile); bytes.Equal(before, certPEM) {
+			break
+		}
+	}
+	return certPEM, keyPEM, err
 }
 
 func samePublic(x, y crypto.PublicKey) bool {
