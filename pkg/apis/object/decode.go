@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"time"
+	"unicode/utf8"
 	"unsafe"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -188,9 +189,9 @@ func decodeTime(data []byte, out *metav1.Time) error {
 }
 
 // decodeText reads a string. Without escapes it is the buffer's own bytes, which nobody
-// changes.
+// changes. What is no UTF-8 is left to encoding/json, too, which puts U+FFFD in its place.
 func decodeText(data []byte, out *string) error {
-	if len(data) < 2 || data[0] != '"' || bytes.IndexByte(data, '\\') >= 0 {
+	if len(data) < 2 || data[0] != '"' || bytes.IndexByte(data, '\\') >= 0 || !utf8.Valid(data) {
 		return json.Unmarshal(data, out)
 	}
 	*out = text(data[1 : len(data)-1])

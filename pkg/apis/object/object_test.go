@@ -183,6 +183,7 @@ func TestTreeRoundTrip(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(sample))
 	f.Add([]byte(`{"metadata":{"labels":{"a":null}},"x":[1,{"y":"\\u0000"}]}`))
+	f.Add([]byte("{\"apiVersion\":\"\x84\"}"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		o := &Object{}
 		if o.Decode(data) != nil || !json.Valid(data) {

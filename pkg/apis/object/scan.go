@@ -81,15 +81,9 @@ func scanItems(items []byte, visit func(value []byte) error) error {
 	return nil
 }
 
-func unquote(quoted []byte) (string, error) {
-	for _, c := range quoted {
-		if c == '\\' {
-			var s string
-			err := json.Unmarshal(quoted, &s)
-			return s, err
-		}
-	}
-	return text(quoted[1 : len(quoted)-1]), nil
+func unquote(quoted []byte) (s string, err error) {
+	err = decodeText(quoted, &s)
+	return s, err
 }
 
 func skipSpace(b []byte, i int) int {
