@@ -72,7 +72,7 @@ func (c *Clusters) validate(ctx context.Context, o, old *object.Object) ([]strin
 	}
 	claims := ownership.ClaimsOf(vc)
 	path := field.NewPath("spec", "namespaces")
-	if err := c.claimAlone(ctx, claims); err != nil {
+	if err := c.claimAlone(ctx, claims, old); err != nil {
 		return nil, field.ErrorList{field.InternalError(path, err)}
 	}
 
@@ -105,16 +105,16 @@ func (c *Clusters) validate(ctx context.Context, o, old *object.Object) ([]strin
 }
 
 // claimAlone makes sure, for a write that claims something new, that nobody else claims
-// anything of the mesh until the write is done, whichever server they ask.
-func (c *Clusters) claimAlone(ctx context.Context, claims ownership.Claims) error {
+// anything of the mesh until the write is done, whichever server they ask. What is new is
+// told by what etcd holds: the index may lag behind what another server wrote.
+func (c *Clusters) claimAlone(ctx context.Context, claims ownership.Claims, old *object.Object) error {
 	if !c.backend.Shared() {
 		return nil // the pending writes are all that there are
 	}
 	c.mu.Lock()
 	w := c.pending[claims.Cluster]
-	now, _ := c.claims.Claims(claims.Cluster)
 	c.mu.Unlock()
-	if w == nil || w.unlock != nil || len(claims.Namespaces) == 0 || now.Mesh == claims.Mesh && slices.Equal(now.Namespaces, claims.Namespaces) {
+	if w == nil || w.unlock != nil || !claimsAnew(claims, old) {
 		return nil
 	}
 	unlock, err := c.backend.Lock(ctx, "meshes/"+claims.Mesh)
@@ -123,6 +123,23 @@ func (c *Clusters) claimAlone(ctx context.Context, claims ownership.Claims) erro
 	}
 	w.unlock = unlock // writes of one virtual cluster go one after the other
 	return c.catchUp(ctx)
+}
+
+// claimsAnew says whether claims are others than those of the object that is replaced, if
+// there is one.
+func claimsAnew(claims ownership.Claims, old *object.Object) bool {
+	if len(claims.Namespaces) == 0 {
+		return false
+	}
+	if old == nil {
+		return true
+	}
+	vc, err := Decode(old)
+	if err != nil {
+		return true
+	}
+	had := ownership.ClaimsOf(vc)
+	return had.Mesh != claims.Mesh || !slices.Equal(had.Namespaces, claims.Namespaces)
 }
 
 // write is a write of one virtual cluster that is under way.

@@ -36,11 +36,13 @@ func (r *ClusterREST) Update(ctx context.Context, name string, info rest.Updated
 			return nil, false, busy
 		}
 		defer func() {
-			if err != nil {
+			// Whatever admission does, a panic included: later writes wait for the end.
+			written, ok := obj.(*object.Object)
+			if err != nil || !ok {
 				r.clusters.end(w, false, 0)
 				return
 			}
-			r.clusters.end(w, true, stateOf(obj.(*object.Object)).revision)
+			r.clusters.end(w, true, stateOf(written).revision)
 		}()
 		ctx = context.WithValue(ctx, writeKey{}, w)
 	}
