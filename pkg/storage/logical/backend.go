@@ -267,6 +267,6 @@ func (b *Backend) Close() {
 		}()
 	}
 	wg.Wait()
-	b.locks.forget()
+	b.locks.close()
 	b.compactor.Stop()
 }

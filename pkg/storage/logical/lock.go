@@ -101,13 +101,25 @@ func (l *locks) live(ctx context.Context) (*concurrency.Session, error) {
 	return l.session, err
 }
 
-// forget ends the session, and with it what it holds.
+// forget has the next lock begin a session of its own. This one ends when its lease runs
+// out, and not before: other locks may rest on it.
 func (l *locks) forget() {
-	l.mu.Lock()
-	session := l.session
-	l.session = nil
-	l.mu.Unlock()
-	if session != nil {
+	if session := l.take(); session != nil {
+		session.Orphan()
+	}
+}
+
+// close ends the session, and with it what it holds.
+func (l *locks) close() {
+	if session := l.take(); session != nil {
 		_ = session.Close() // when etcd is away, the lease runs out
 	}
+}
+
+func (l *locks) take() *concurrency.Session {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	session := l.session
+	l.session = nil
+	return session
 }

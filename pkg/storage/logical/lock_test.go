@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 )
 
 func TestALockIsHeldByOneAtATime(t *testing.T) {
@@ -67,4 +68,26 @@ func TestALockIsHeldByOneAtATime(t *testing.T) {
 			again()
 		})
 	}
+}
+
+func TestALockOutlivesTheTroubleOfAnother(t *testing.T) {
+	first := newTestBackend(t, BackendConfig{Shared: true})
+	second := newTestBackend(t, BackendConfig{Client: first.client.Client, Shared: true})
+	unlock, err := first.Lock(testContext(t), "held")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	first.locks.forget() // as after a lock that could not be taken
+	impatient, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if taken, err := second.Lock(impatient, "held"); err == nil {
+		taken()
+		t.Error("another process has it as well")
+	}
+	next, err := first.Lock(testContext(t), "next")
+	if err != nil {
+		t.Fatal(err)
+	}
+	next()
 }
