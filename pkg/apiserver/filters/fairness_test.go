@@ -121,3 +121,34 @@ func TestHealthOfTheRootIsAnsweredWhenAllElseWaits(t *testing.T) {
 		t.Error("a path of a virtual cluster was served although its account has no place left")
 	}
 }
+
+// TestOfTheRootOnlyHealthAndMetricsAreFree asks with a share that is used up: what is not
+// free waits, and is told so when the caller has gone.
+func TestOfTheRootOnlyHealthAndMetricsAreFree(t *testing.T) {
+	for path, free := range map[string]bool{
+		"/livez": true, "/readyz": true, "/readyz/etcd": true, "/healthz": true, "/metrics": true, "/metrics/slis": true,
+		"/openapi/v3": false, "/apis": false, "/version": false, "/storage/rewrite": false, "/livezz": false, "/": false,
+	} {
+		t.Run(path, func(t *testing.T) {
+			scheduler := fairness.New(1, func() time.Duration { return 0 }, func(bool) {})
+			user := &user.DefaultInfo{Name: "rita", Extra: map[string][]string{authn.ExtraCluster: {logical.Root}}}
+			for range 64 { // as much as one may have under way
+				turn, err := scheduler.Begin(t.Context(), accountOf(user), fairness.Work{Places: 1})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer turn.End()
+			}
+			served := false
+			handler := WithShares(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served = true }), scheduler,
+				func(*http.Request, *request.RequestInfo) bool { return false }, codecs())
+			ctx, gone := context.WithCancel(request.WithUser(logical.WithCluster(t.Context(), logical.Root), user))
+			gone()
+			ctx = request.WithRequestInfo(ctx, &request.RequestInfo{Path: path, Verb: "get"})
+			handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, path, nil).WithContext(ctx))
+			if served != free {
+				t.Errorf("served: %t", served)
+			}
+		})
+	}
+}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -34,8 +36,8 @@ func WithShares(handler http.Handler, scheduler *fairness.Scheduler, longRunning
 			return
 		}
 		of := accountOf(u)
-		if cluster, _ := logical.Cluster(ctx); cluster == logical.Root && !info.IsResourceRequest {
-			handler.ServeHTTP(w, req) // health and metrics must be seen when all else is slow
+		if cluster, _ := logical.Cluster(ctx); cluster == logical.Root && !info.IsResourceRequest && seenAlways(info.Path) {
+			handler.ServeHTTP(w, req)
 			return
 		}
 		turn, err := scheduler.Begin(ctx, of, workOf(info, req.ContentLength))
@@ -52,6 +54,13 @@ func WithShares(handler http.Handler, scheduler *fairness.Scheduler, longRunning
 		}
 		handler.ServeHTTP(responsewriter.WrapForHTTP1Or2(&payingWriter{ResponseWriter: w, ctx: ctx, turn: turn}), req)
 	})
+}
+
+// seenAlways says whether a path of the root must be seen when all else is slow: health and
+// metrics.
+func seenAlways(path string) bool {
+	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	return slices.Contains([]string{"livez", "readyz", "healthz", "metrics"}, first)
 }
 
 // beginWatch is how long a watch may have a place before its client has read what there is.
