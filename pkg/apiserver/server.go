@@ -303,8 +303,8 @@ func (s *Server) assemble(creds *credentials) error {
 	content := namespacecontroller.New(namespaceREST, finalizeREST, namespaceREST.Contents, admit)
 	s.loops = append(s.loops,
 		s.observe(clusterStore, s.clusters), s.observe(clusterStore, purge), s.observe(namespaces, content),
-		s.observe(clusterStore, settle.Clusters()), s.observe(meshStore, settle.Meshes()),
-		s.observe(clusterStore, usage),
+		s.observeCached(clusterStore, settle.Clusters()), s.observeCached(meshStore, settle.Meshes()),
+		s.observeCached(clusterStore, usage),
 		loop{"quota usage", func(ctx context.Context) error { usage.Run(ctx); return nil }},
 		loop{"virtual cluster purge", func(ctx context.Context) error { purge.Run(ctx); return nil }},
 		loop{"virtual cluster settling", func(ctx context.Context) error { settle.Run(ctx); return nil }},
@@ -331,6 +331,13 @@ func (s *Server) assemble(creds *credentials) error {
 func (s *Server) observe(store *resource.Store, o logical.Observer) loop {
 	return loop{"observing " + store.Kind().String(), func(ctx context.Context) error {
 		return s.backend.Observe(ctx, store.Kind().GroupResource(), o)
+	}}
+}
+
+// observeCached is observe for those who go on to read the store.
+func (s *Server) observeCached(store *resource.Store, o logical.Observer) loop {
+	return loop{"observing " + store.Kind().String(), func(ctx context.Context) error {
+		return s.backend.ObserveCached(ctx, store.Kind().GroupResource(), o)
 	}}
 }
 

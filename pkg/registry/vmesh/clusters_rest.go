@@ -101,7 +101,7 @@ func (c *Clusters) held(ctx context.Context, o *object.Object) (int64, error) {
 	for _, n := range counts {
 		held += n
 	}
-	for _, name := range c.systemNamespaces(ctx, vc) {
+	for _, name := range c.systemNamespaces(ctx, vc, fromEtcd) {
 		inside := request.WithNamespace(logical.WithCluster(ctx, o.Name), metav1.NamespaceNone)
 		if _, err := c.namespaces.Get(inside, name, &metav1.GetOptions{ResourceVersion: "0"}); err == nil {
 			held--

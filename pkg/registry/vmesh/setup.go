@@ -68,7 +68,7 @@ func (c *Clusters) beginCreate(ctx context.Context, obj runtime.Object, options 
 		if err := c.clear(ctx, o.Name); err != nil {
 			return err
 		}
-		for _, namespace := range c.systemNamespaces(ctx, vc) {
+		for _, namespace := range c.systemNamespaces(ctx, vc, fromEtcd) {
 			if err := c.createNamespace(ctx, o.Name, namespace); err != nil {
 				return err
 			}
@@ -116,18 +116,21 @@ func (c *Clusters) IsSystemNamespace(ctx context.Context, namespace string) bool
 		return false
 	}
 	claims, ok := c.Claims().Claims(cluster)
-	return ok && namespace == c.rootNamespace(ctx, claims.Mesh)
+	return ok && namespace == c.rootNamespace(ctx, claims.Mesh, fromCache)
 }
 
+// The resource versions of reads: what the watch cache has, and what etcd has.
+const fromCache, fromEtcd = "0", ""
+
 // systemNamespaces exist in every virtual cluster, as clients expect.
-func (c *Clusters) systemNamespaces(ctx context.Context, vc *v1alpha1.VirtualCluster) []string {
-	return []string{metav1.NamespaceDefault, c.rootNamespace(ctx, ownership.ClaimsOf(vc).Mesh)}
+func (c *Clusters) systemNamespaces(ctx context.Context, vc *v1alpha1.VirtualCluster, from string) []string {
+	return []string{metav1.NamespaceDefault, c.rootNamespace(ctx, ownership.ClaimsOf(vc).Mesh, from)}
 }
 
 // EnsureNamespaces makes those of the system namespaces that a virtual cluster lacks:
 // its mesh may have got another root namespace since it was set up.
 func (c *Clusters) EnsureNamespaces(ctx context.Context, vc *v1alpha1.VirtualCluster) error {
-	for _, name := range c.systemNamespaces(ctx, vc) {
+	for _, name := range c.systemNamespaces(ctx, vc, fromCache) {
 		inside := request.WithNamespace(logical.WithCluster(ctx, vc.Name), metav1.NamespaceNone)
 		_, err := c.namespaces.Get(inside, name, &metav1.GetOptions{ResourceVersion: "0"})
 		if apierrors.IsNotFound(err) {
@@ -140,9 +143,9 @@ func (c *Clusters) EnsureNamespaces(ctx context.Context, vc *v1alpha1.VirtualClu
 	return nil
 }
 
-func (c *Clusters) rootNamespace(ctx context.Context, mesh string) string {
+func (c *Clusters) rootNamespace(ctx context.Context, mesh, from string) string {
 	const fallback = "istio-system"
-	obj, err := c.meshes.Get(RootContext(ctx), mesh, &metav1.GetOptions{ResourceVersion: "0"})
+	obj, err := c.meshes.Get(RootContext(ctx), mesh, &metav1.GetOptions{ResourceVersion: from})
 	if err != nil {
 		return fallback
 	}

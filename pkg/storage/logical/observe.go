@@ -107,6 +107,45 @@ func (b *Backend) Observe(ctx context.Context, gr schema.GroupResource, o Observ
 	}
 }
 
+// ObserveCached is Observe for those who then read the watch cache: of what they are told,
+// it has all. Observe itself is often a moment ahead of it.
+func (b *Backend) ObserveCached(ctx context.Context, gr schema.GroupResource, o Observer) error {
+	s, err := b.opened(gr)
+	if err != nil {
+		return err
+	}
+	return b.Observe(ctx, gr, &behindCache{Observer: o, wait: func(revision uint64) { s.awaitCache(ctx, revision) }})
+}
+
+type behindCache struct {
+	Observer
+	wait func(revision uint64)
+}
+
+func (c *behindCache) Replaced(items []*object.Object, revision uint64) {
+	c.wait(revision)
+	c.Observer.Replaced(items, revision)
+}
+
+func (c *behindCache) Changed(t watch.EventType, obj *object.Object, revision uint64) {
+	c.wait(revision)
+	c.Observer.Changed(t, obj, revision)
+}
+
+// awaitCache returns when the watch cache has a revision, or ctx is done.
+func (s *store) awaitCache(ctx context.Context, revision uint64) {
+	options := storage.GetOptions{IgnoreNotFound: true, ResourceVersion: strconv.FormatUint(revision, 10)}
+	for ctx.Err() == nil {
+		// No key is like this one; it is the waiting that is wanted.
+		if err := s.cacher.Get(ctx, s.resourcePrefix+"/", options, s.codec.newObject()); err == nil {
+			return
+		}
+		if err := s.backend.sleep(ctx, nil, relistInterval); err != nil {
+			return
+		}
+	}
+}
+
 // sleep waits to be woken, for some time if there is a limit.
 func (b *Backend) sleep(ctx context.Context, wake <-chan struct{}, limit time.Duration) error {
 	var timeout <-chan time.Time
