@@ -38,6 +38,74 @@ type MeshSpec struct {
 	// +kubebuilder:validation:MaxLength=63
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
 	RootNamespace string `json:"rootNamespace,omitempty"`
+
+	// Who may receive the mesh's configuration as a control plane or relay: users and groups
+	// of the root. Connections that show no identity are taken on plain addresses only.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=100
+	Receivers []AccessSubject `json:"receivers,omitempty"`
+
+	// What single control planes are not to receive. Without it each receives all that is
+	// meant for its revision.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=32
+	Filters []MeshFilter `json:"filters,omitempty"`
+
+	// How changes are released to the control planes. Without it all receive them at once.
+	// +optional
+	Rollout *MeshRollout `json:"rollout,omitempty"`
+}
+
+// MeshFilter says what some control planes receive.
+type MeshFilter struct {
+	// A name for it.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Name string `json:"name"`
+	// The control planes that it is for, by their labels: see ControlPlaneStatus.
+	ControlPlanes metav1.LabelSelector `json:"controlPlanes"`
+	// If set, they receive of these virtual clusters only.
+	// +optional
+	VirtualClusters *metav1.LabelSelector `json:"virtualClusters,omitempty"`
+	// If set, they receive these kinds only, as VirtualService.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=32
+	Kinds []string `json:"kinds,omitempty"`
+	// If set, they receive what is in these namespaces only: names or prefix patterns. What is in
+	// the root namespace they receive in any case.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=100
+	Namespaces []NamespacePattern `json:"namespaces,omitempty"`
+}
+
+// MeshRollout is how changes are released.
+type MeshRollout struct {
+	// The stages, in order. Control planes that no stage selects belong to the last. Each
+	// control plane belongs to the first stage that selects it.
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	Stages []MeshStage `json:"stages"`
+}
+
+// MeshStage is one step of a release.
+type MeshStage struct {
+	// A name for it.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Name string `json:"name"`
+	// Its control planes, by their labels: see ControlPlaneStatus.
+	ControlPlanes metav1.LabelSelector `json:"controlPlanes"`
+	// For how long all of the stage must have had the changes before the next stage receives
+	// them by itself. Without it, the next waits for a promotion.
+	// +optional
+	Bake *metav1.Duration `json:"bake,omitempty"`
 }
 
 // MeshStatus is what a mesh is.
@@ -51,6 +119,12 @@ type MeshStatus struct {
 	// How many control planes are connected.
 	// +optional
 	Connected int32 `json:"connected"`
+	// The version of the snapshot: a hash of all that the newest one holds.
+	// +optional
+	Version string `json:"version,omitempty"`
+	// How many objects of all virtual clusters are held back.
+	// +optional
+	HeldBack int32 `json:"heldBack"`
 
 	// The control planes that are connected, or were within the last hour.
 	// +optional
@@ -77,6 +151,20 @@ type ControlPlaneStatus struct {
 	// The control plane's revision; empty when it has none.
 	// +optional
 	Revision string `json:"revision,omitempty"`
+	// What selectors of control planes see: vmesh.io/revision ("default" when it has none),
+	// vmesh.io/pod and vmesh.io/namespace, as far as it says so, and the labels that a relay was given.
+	// +optional
+	Labels map[string]string `json:"labels,omitempty"`
+	// The version of the mesh's snapshot that it has acknowledged whole. Control planes with
+	// the same version, in one view of the mesh, have the same configuration.
+	// +optional
+	Version string `json:"version,omitempty"`
+	// The stage of the rollout that it belongs to.
+	// +optional
+	Stage string `json:"stage,omitempty"`
+	// The proxies that are connected to it, where a relay reports them.
+	// +optional
+	Proxies *ProxyStatus `json:"proxies,omitempty"`
 	// The address that it connects from.
 	// +optional
 	Address string `json:"address,omitempty"`
@@ -89,6 +177,20 @@ type ControlPlaneStatus struct {
 	// +listType=map
 	// +listMapKey=typeUrl
 	Kinds []ControlPlaneKindStatus `json:"kinds,omitempty"`
+}
+
+// ProxyStatus is what a relay has found out about the proxies of its control plane.
+type ProxyStatus struct {
+	// How many are connected.
+	Connected int32 `json:"connected"`
+	// How many of them have acknowledged all that the control plane has sent since it
+	// acknowledged Version.
+	Synced int32 `json:"synced"`
+	// The snapshot version that this is about.
+	// +optional
+	Version string `json:"version,omitempty"`
+	// When the relay looked.
+	ObservedAt metav1.Time `json:"observedAt"`
 }
 
 // ControlPlaneKindStatus is what a control plane was sent of one kind.

@@ -55,6 +55,28 @@ type VirtualClusterSpec struct {
 	// +kubebuilder:validation:items:Pattern=`^(\*|[a-z0-9][-a-z0-9]*\*|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$`
 	Namespaces []NamespacePattern `json:"namespaces,omitempty"`
 
+	// The hosts outside of the mesh's namespaces that this virtual cluster owns: names
+	// (api.example.com), domains (*.example.com), or * for every host that no other virtual
+	// cluster owns. No two virtual clusters of a mesh may own the same host.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=1000
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=253
+	// +kubebuilder:validation:items:Pattern=`^(\*|(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*)$`
+	Hosts []HostPattern `json:"hosts,omitempty"`
+
+	// What the virtual cluster may do in its mesh beyond what is safe for the others.
+	// +optional
+	GuardRails *VirtualClusterGuardRails `json:"guardRails,omitempty"`
+
+	// What other virtual clusters of the mesh may use of what this one owns.
+	// +optional
+	// +listType=map
+	// +listMapKey=to
+	// +kubebuilder:validation:MaxItems=1000
+	Grants []VirtualClusterGrant `json:"grants,omitempty"`
+
 	// What users and groups of the root may do in this virtual cluster, once the root's
 	// RBAC lets them enter it (virtualclusters/proxy). It acts like ClusterRoleBindings,
 	// which cannot be seen, changed or removed from inside.
@@ -161,6 +183,21 @@ type VirtualClusterStatus struct {
 	// How far a deletion has come. Absent while the virtual cluster is not being deleted.
 	// +optional
 	Deletion *DeletionStatus `json:"deletion,omitempty"`
+
+	// Objects that do not reach the mesh because they may not, or because an older one has
+	// their place. At most 100 are listed.
+	// +optional
+	// +listType=atomic
+	HeldBack []HeldBackResource `json:"heldBack,omitempty"`
+	// How many objects are held back.
+	// +optional
+	HeldBackCount int32 `json:"heldBackCount,omitempty"`
+
+	// What other virtual clusters let this one use.
+	// +optional
+	// +listType=map
+	// +listMapKey=from
+	Grants []ReceivedGrant `json:"grants,omitempty"`
 
 	// How much there is of what the quota limits, as it was a few seconds ago at most.
 	// +optional
