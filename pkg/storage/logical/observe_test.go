@@ -11,6 +11,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/apiserver/pkg/storage"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
 )
@@ -74,9 +75,13 @@ func observe(t testing.TB, b *Backend, gr schema.GroupResource) *recorder {
 
 // run observes until the test ends.
 func run(t testing.TB, b *Backend, gr schema.GroupResource, o Observer) {
+	runAs(t, b.Observe, gr, o)
+}
+
+func runAs(t testing.TB, observe func(context.Context, schema.GroupResource, Observer) error, gr schema.GroupResource, o Observer) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- b.Observe(ctx, gr, o) }()
+	go func() { done <- observe(ctx, gr, o) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) && !errors.Is(err, ErrClosed) {
@@ -170,6 +175,45 @@ func (c *counter) progress(revision uint64) {
 	if len(c.have) == c.want {
 		close(c.done)
 		c.want = -1
+	}
+}
+
+// reader is an Observer that reads the watch cache when it is told something.
+type reader struct {
+	recorder
+	read func(o *object.Object) string
+}
+
+func (r *reader) Changed(t watch.EventType, o *object.Object, _ uint64) {
+	r.told <- text(o) + " " + r.read(o)
+}
+
+func TestWhatACachedObserverIsToldTheWatchCacheHas(t *testing.T) {
+	b := newTestBackend(t, BackendConfig{})
+	s := openResource(t, b, configMaps)
+	a := cluster{t: t, s: s, r: configMaps, name: "a"}
+	inCache := s.(*store).cacher
+	o := &reader{recorder: recorder{t: t, told: make(chan string, 1<<20)}, read: func(o *object.Object) string {
+		key, err := s.(*store).codec.key(s.(*store).resourcePrefix, o)
+		if err != nil {
+			return err.Error()
+		}
+		out := s.(*store).codec.newObject().(*object.Object)
+		if err := inCache.Get(context.Background(), key, storage.GetOptions{ResourceVersion: "0"}, out); err != nil {
+			return err.Error()
+		}
+		return text(out)
+	}}
+	runAs(t, b.ObserveCached, configMaps.GroupResource, o)
+	o.expect("REPLACED")
+	a.create("default", "x", "0")
+	o.expect("0 0")
+	for i := 1; i < 300; i++ {
+		a.update("default", "x", fmt.Sprint(i))
+		told, read, _ := strings.Cut(o.next(), " ")
+		if told != read {
+			t.Fatalf("told %s, the watch cache has %s", told, read)
+		}
 	}
 }
 
