@@ -3,6 +3,7 @@ package vmesh
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -82,7 +83,7 @@ func (c *Clusters) validateQuota(vc *v1alpha1.VirtualCluster, old *object.Object
 			had = was.Spec.Quota.Kinds
 		}
 	}
-	for name := range q.Kinds {
+	for _, name := range slices.Sorted(maps.Keys(q.Kinds)) {
 		if _, has := had[name]; has || slices.Contains(c.counted, name) {
 			continue
 		}
