@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"slices"
 	"strings"
 
 	"github.com/pmezard/go-difflib/difflib"
@@ -73,7 +74,7 @@ func yamlLines(object map[string]any) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return strings.SplitAfter(strings.TrimSuffix(string(data), "\n"), "\n"), nil
+	return slices.Collect(strings.Lines(string(data))), nil
 }
 
 // forReaders is an object without what kubectl apply remembers of it, which says everything twice.

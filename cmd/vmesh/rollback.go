@@ -231,10 +231,10 @@ func (o *rollbackOptions) show(steps []*step, changes int) (do int, err error) {
 	}
 	do = counts[create] + counts[update] + counts[remove]
 	if do == 0 && counts[refuse] == 0 {
-		_, err = fmt.Fprintf(o.out, "Nothing to do: all is as it was (%d changes since).\n", changes)
+		_, err = fmt.Fprintf(o.out, "Nothing to do: all is as it was (changes since: %d).\n", changes)
 		return 0, err
 	}
-	_, err = fmt.Fprintf(o.out, "%d changes to undo: %d objects to create, %d to update, %d to delete; %d cannot be brought back.\n",
+	_, err = fmt.Fprintf(o.out, "Changes since: %d. Objects to create: %d, to update: %d, to delete: %d; that cannot be brought back: %d.\n",
 		changes, counts[create], counts[update], counts[remove], counts[refuse])
 	return do, err
 }
@@ -248,7 +248,7 @@ func (o *rollbackOptions) confirm(n int) error {
 	if !ok || !term.IsTerminal(int(file.Fd())) {
 		return errors.New("nothing was done: there is no terminal to ask on: give --yes")
 	}
-	fmt.Fprintf(o.errOut, "Write %d objects? [y/N] ", n)
+	fmt.Fprintf(o.errOut, "Objects to write: %d. Go on? [y/N] ", n)
 	answer, err := bufio.NewReader(file).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err

@@ -107,11 +107,14 @@ func (r *Recorder) take(full bool) []string {
 	return names
 }
 
+// mostInflated is how many times larger than its bound a history may be when it is read.
+const mostInflated = 8
+
 // Record implements logical.Recorder.
-func (r *Recorder) Record(ctx context.Context, c logical.RecordedChange, room int) []byte {
+func (r *Recorder) Record(ctx context.Context, c logical.RecordedChange, room int) (data []byte, size int) {
 	o := c.Object
 	if !c.Lost && c.Before != nil && bytes.Equal(c.Before, c.After) {
-		return nil // a status, managed fields, or nothing
+		return nil, 0 // a status, managed fields, or nothing
 	}
 	record := &Record{
 		Head: Head{
@@ -130,13 +133,14 @@ func (r *Recorder) Record(ctx context.Context, c logical.RecordedChange, room in
 	if c.Lost {
 		record.Omitted = "what was stored before could not be read"
 	}
-	data := record.Encode()
+	data = record.Encode()
 	if len(data) > room {
 		record.Before, record.After = nil, nil
 		record.Omitted = "the object is too large for its history to be kept"
 		data = record.Encode()
 	}
-	return data
+	// Whoever reads a history inflates it: it must not be a hundred times what its bound says.
+	return data, max(len(data), (len(record.Before)+len(record.After))/mostInflated)
 }
 
 // who fills in who asks for a change, and how.

@@ -60,6 +60,9 @@ func Paths(before, after []byte) ([]string, error) {
 // differ tells the paths where two trees do, as deep as both go. Lists of different lengths
 // differ as a whole.
 func differ(path string, a, b any, tell func(path string)) {
+	if strings.HasPrefix(path, "metadata.") { // there, one label that comes first is as good as one more
+		a, b = orEmpty(a, b), orEmpty(b, a)
+	}
 	switch a := a.(type) {
 	case map[string]any:
 		b, ok := b.(map[string]any)
@@ -79,7 +82,7 @@ func differ(path string, a, b any, tell func(path string)) {
 		for _, k := range keys {
 			va, inA := a[k]
 			vb, inB := b[k]
-			if inA && inB {
+			if inA && inB || path == "metadata" {
 				differ(below(path, k), va, vb, tell)
 			} else {
 				tell(below(path, k))
@@ -99,6 +102,14 @@ func differ(path string, a, b any, tell func(path string)) {
 	if !reflect.DeepEqual(a, b) {
 		tell(path)
 	}
+}
+
+// orEmpty is a tree, or an empty map if there is none where another has a map.
+func orEmpty(tree, other any) any {
+	if _, is := other.(map[string]any); is && tree == nil {
+		return map[string]any{}
+	}
+	return tree
 }
 
 func below(path, key string) string {

@@ -109,8 +109,13 @@ func (r *REST) Get(ctx context.Context, name string, _ *metav1.GetOptions) (runt
 	return object.From(c, r.kind.GVK(r.version))
 }
 
-// page is how many records are read at once: each may be as large as two objects.
-const page = 250
+const (
+	// page is how many records are read at once.
+	page = 250
+	// mostListed is how many bytes of objects one answer has, give or take one change: then it
+	// ends early, with a token to go on by, whatever limit was asked for.
+	mostListed = 8 << 20
+)
 
 // List implements rest.Lister. The newest changes come first.
 func (r *REST) List(ctx context.Context, options *internalversion.ListOptions) (runtime.Object, error) {
@@ -126,7 +131,7 @@ func (r *REST) List(ctx context.Context, options *internalversion.ListOptions) (
 		return nil, err
 	}
 	list := r.newList()
-	upto, revision := q.upto, q.revision
+	upto, revision, listed := q.upto, q.revision, 0
 	for {
 		records, now, more, err := r.source.History(ctx, logical.HistoryPage{After: q.after, Upto: upto, Limit: page})
 		if err != nil {
@@ -141,7 +146,7 @@ func (r *REST) List(ctx context.Context, options *internalversion.ListOptions) (
 				more, records = false, records[:i]
 				break
 			}
-			if q.limit > 0 && len(list.Items) == q.limit {
+			if q.limit > 0 && len(list.Items) == q.limit || listed > mostListed {
 				list.Continue = token{Revision: revision, Upto: record.Revision}.String()
 				return list, nil
 			}
@@ -157,6 +162,7 @@ func (r *REST) List(ctx context.Context, options *internalversion.ListOptions) (
 				return nil, err
 			}
 			list.Items = append(list.Items, *o)
+			listed += len(o.Body())
 		}
 		if !more || len(records) == 0 {
 			break

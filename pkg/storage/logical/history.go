@@ -45,8 +45,8 @@ type Recorder interface {
 	Content(o *object.Object) []byte
 	// Record makes a record of at most room bytes. before is nil if there was no object, or none that
 	// can be read; after is nil if there is none any more, and o is the object that was
-	// written or deleted. Without a change to tell it returns nil.
-	Record(ctx context.Context, c RecordedChange, room int) []byte
+	// written or deleted. Without a change to tell it returns nil. size is what the record counts as, in bytes.
+	Record(ctx context.Context, c RecordedChange, room int) (data []byte, size int)
 	// Recorded is told of every record that is stored. It must not block.
 	Recorded(cluster string, size int)
 }
@@ -141,16 +141,16 @@ func (r *recordingClient) put(ctx context.Context, key string, stored int, delet
 	if !deleted {
 		c.After = r.backend.config.Recorder.Content(w.object)
 	}
-	data := r.backend.config.Recorder.Record(ctx, c, recordRoom-stored)
+	data, size := r.backend.config.Recorder.Record(ctx, c, recordRoom-stored)
 	if data == nil {
 		return op, "", 0, false, nil
 	}
-	path := cluster + "/" + recordName(now, len(data), r.resource)
+	path := cluster + "/" + recordName(now, size, r.resource)
 	at := string(r.transformer.prefix) + path
 	if data, err = r.transformer.TransformToStorage(ctx, append(appendEnvelope(nil, intact, path), data...), value.DefaultContext(at)); err != nil {
 		return op, "", 0, false, storage.NewInternalError(fmt.Errorf("recording a change: %w", err))
 	}
-	return clientv3.OpPut(at, string(data)), cluster, len(data) + len(at), true, nil
+	return clientv3.OpPut(at, string(data)), cluster, size + len(at), true, nil
 }
 
 func recordName(t time.Time, size int, gr schema.GroupResource) string {

@@ -176,7 +176,7 @@ func (b *Backend) BeginHistory(ctx context.Context) (err error) {
 type HistoryBounds struct {
 	Age     time.Duration
 	Changes int
-	Bytes   int64 // of what etcd stores: keys and values
+	Bytes   int64 // of keys and of what records count as
 }
 
 // prunePage is how many records are removed at once: so long others wait for etcd.
