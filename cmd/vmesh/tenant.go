@@ -106,7 +106,7 @@ func (c *clusterClient) resolve(arg string) (objectRef, error) {
 }
 
 // changesPage is how many changes are read at once.
-const changesPage = 250
+const changesPage = 500
 
 // eachChange calls visit for changes, the newest first, until it says no. namespace is
 // empty for all.

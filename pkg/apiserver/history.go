@@ -23,7 +23,7 @@ type HistoryOptions struct {
 }
 
 func newHistoryOptions() HistoryOptions {
-	return HistoryOptions{Age: 30 * 24 * time.Hour, Changes: 1000, Size: resource.QuantityValue{Quantity: resource.MustParse("4Mi")}}
+	return HistoryOptions{Age: 30 * 24 * time.Hour, Changes: 5000, Size: resource.QuantityValue{Quantity: resource.MustParse("4Mi")}}
 }
 
 func (o *HistoryOptions) addFlags(fs *pflag.FlagSet) {

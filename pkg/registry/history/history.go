@@ -110,8 +110,8 @@ func (r *REST) Get(ctx context.Context, name string, _ *metav1.GetOptions) (runt
 }
 
 const (
-	// page is how many records are read at once.
-	page = 250
+	// page is how many records are read at once, at most. etcd looks at all of a history for each.
+	page = 1000
 	// mostListed is how many bytes of objects one answer has, give or take one change: then it
 	// ends early, with a token to go on by, whatever limit was asked for.
 	mostListed = 8 << 20
@@ -132,8 +132,8 @@ func (r *REST) List(ctx context.Context, options *internalversion.ListOptions) (
 	}
 	list := r.newList()
 	upto, revision, listed := q.upto, q.revision, 0
-	for {
-		records, now, more, err := r.source.History(ctx, logical.HistoryPage{After: q.after, Upto: upto, Limit: page})
+	for size := q.page(); ; size = min(4*size, page) { // most may be what is not asked for
+		records, now, more, err := r.source.History(ctx, logical.HistoryPage{After: q.after, Upto: upto, Limit: int64(size)})
 		if err != nil {
 			return nil, err
 		}
@@ -243,6 +243,14 @@ func newQuery(options *internalversion.ListOptions) (*query, error) {
 		return nil, apierrors.NewBadRequest("fieldSelector: " + err.Error())
 	}
 	return q, nil
+}
+
+// page is how many records to read first.
+func (q *query) page() int {
+	if q.limit > 0 && q.limit < page {
+		return q.limit + 1 // one more tells whether there is more
+	}
+	return page
 }
 
 func (q *query) fieldIsNegated(field string) bool {
