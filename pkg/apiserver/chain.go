@@ -68,6 +68,7 @@ func buildChain(handler http.Handler, c *genericapiserver.Config, writes *handle
 	handler = genericapifilters.WithAuthorization(handler, c.Authorization.Authorizer, c.Serializer)
 	handler = filters.WithShares(handler, fair.shares, c.LongRunningFunc, c.Serializer)
 	handler = filters.WithImpersonation(handler, z, clusters, c.Serializer)
+	handler = filters.WithHistory(handler)
 	handler = filters.WithRoles(handler, z, c.Serializer)
 	if c.Authentication.RequestHeaderConfig != nil {
 		handler = filters.WithHost(handler, z, c.Serializer)

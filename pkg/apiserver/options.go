@@ -56,6 +56,9 @@ type Options struct {
 	// TracingConfigFile is a TracingConfiguration of apiserver.config.k8s.io.
 	TracingConfigFile string
 
+	// History is what is kept of changes.
+	History HistoryOptions
+
 	lifetimes lifetimes
 }
 
@@ -83,6 +86,7 @@ func NewOptions() *Options {
 		Audit:             genericoptions.NewAuditOptions(),
 		lifetimes:         usualLifetimes(),
 		Host:              newHostOptions(),
+		History:           newHistoryOptions(),
 		// So many writes of one virtual cluster, a burst included, leave the watch caches the
 		// history of their 75 seconds, and etcd its room.
 		DefaultRates: fairness.Limits{WritesPerSecond: 500, Watches: 5000, Connections: 1000},
@@ -117,6 +121,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.TracingConfigFile, "tracing-config-file", o.TracingConfigFile, "A file with a TracingConfiguration, which says where OpenTelemetry spans of requests are sent.")
 	addAuditFlags(o.Audit, fs)
 	o.Host.addFlags(fs)
+	o.History.addFlags(fs)
 	fs.Int32Var(&o.DefaultRates.RequestsPerSecond, "default-requests-per-second", o.DefaultRates.RequestsPerSecond, "How many requests a second a virtual cluster gets, unless its spec.rates say otherwise; 0 for no limit.")
 	fs.Int32Var(&o.DefaultRates.WritesPerSecond, "default-writes-per-second", o.DefaultRates.WritesPerSecond, "How many writes a second a virtual cluster gets, each 8 KiB of a body counting as one; 0 for no limit.")
 	fs.Int32Var(&o.DefaultRates.Watches, "default-watches", o.DefaultRates.Watches, "How many watches a virtual cluster may have open; 0 for no limit.")
@@ -218,6 +223,7 @@ func (o *Options) Validate() error {
 			bad("%s: %d must not be negative; 0 is no limit", flag, n)
 		}
 	}
+	o.History.validate(bad)
 	if o.MaxBodyBytes < 1<<10 {
 		bad("--max-request-body-bytes: %d is too little for any object: at least 1024", o.MaxBodyBytes)
 	}

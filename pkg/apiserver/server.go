@@ -145,13 +145,16 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 	}
 	s.backend, err = logical.NewBackend(logical.BackendConfig{
 		Client: client, Prefix: o.Etcd.Prefix, CompactionInterval: compaction, Transformer: transformer, Registerer: newRegisterer(),
-		Shared: len(o.Etcd.Servers) > 0,
+		Shared: len(o.Etcd.Servers) > 0, Recorder: s.newRecorder(),
 	})
 	if err != nil {
 		return nil, err
 	}
 	s.closers = append(s.closers, s.backend.Close)
 	if err := s.checkKeys(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.backend.BeginHistory(ctx); err != nil {
 		return nil, err
 	}
 	return s, s.assemble(creds)
@@ -257,6 +260,11 @@ func (s *Server) assemble(creds *credentials) error {
 	tenantGroups.add(definitions.GVK(definitions.StorageVersion()).GroupVersion(), definitions.Resource(),
 		definition.New(definitions, onceObjects(func() ([]*object.Object, error) { return builtin.CRDObjects(mesh) })))
 
+	changes, err := s.serveChanges(&tenantGroups, z)
+	if err != nil {
+		return err
+	}
+
 	authenticator := s.authenticator(authn.New(creds.VerifyOptions, s.clusters, records, tokens, tokens.nobody))
 	checks := s.readinessChecks()
 	if s.extension, err = s.newExtension(namespaceREST); err != nil {
@@ -271,7 +279,7 @@ func (s *Server) assemble(creds *credentials) error {
 	admit := admission.NewChainHandler(s.fitHostView(vmeshadmission.NewNamespaceLifecycle(namespaceREST, s.clusters.IsSystemNamespace), namespaceREST),
 		s.extension, vmeshadmission.NewAnalysis(analysis.Added), vmeshadmission.NewQuota(quotas.Check))
 	if s.tenant, err = newEndpoint(endpointConfig{
-		name: "virtual-cluster", kinds: slices.Concat(core, mesh, []*kind.Kind{definitions}), storage: tenantGroups,
+		name: "virtual-cluster", kinds: slices.Concat(core, mesh, []*kind.Kind{definitions, changes}), storage: tenantGroups,
 		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, tokens: tokens, admission: admit, clusters: s.clusters, kubeconfigs: records, life: s.life,
 		audit: s.audit, auditPolicy: s.auditPolicy, tracer: s.tracer, frontProxy: s.frontProxy, fair: fair,
 	}); err != nil {

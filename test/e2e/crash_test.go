@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -27,12 +28,13 @@ type ledger struct {
 }
 
 // TestNoAcknowledgedWriteIsLost kills the real server, again and again, while several
-// clients write. What was acknowledged before is there after, and nothing else.
+// clients write. What was acknowledged before is there after, and nothing else; and so is
+// the record of the change.
 func TestNoAcknowledgedWriteIsLost(t *testing.T) {
 	const writers, objects = 8, 10
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
-	vmesh, err := harness.StartVmesh(ctx, harness.VmeshOptions{DataDir: filepath.Join(t.TempDir(), "data")})
+	vmesh, err := harness.StartVmesh(ctx, harness.VmeshOptions{DataDir: filepath.Join(t.TempDir(), "data"), ExtraArgs: []string{"--history-size", "64Mi"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,6 +77,7 @@ func TestNoAcknowledgedWriteIsLost(t *testing.T) {
 			t.Fatalf("after crash %d: %v", crash+1, err)
 		}
 		stored := storedHosts(t, ctx, kubeconfig)
+		recorded := lastChanges(t, ctx, kubeconfig, "default")
 		for w, l := range ledgers {
 			for i := range objects {
 				name := fmt.Sprintf("w%d-%d", w, i)
@@ -82,6 +85,12 @@ func TestNoAcknowledgedWriteIsLost(t *testing.T) {
 				if got := stored[name]; got != l.acknowledged[name] && !(isUncertain && got == after) {
 					t.Errorf("after crash %d %s is %q, want %q (or, if there was an unanswered write: %t, %q)",
 						crash+1, name, got, l.acknowledged[name], isUncertain, after)
+				}
+				if last, known := recorded[name]; known && stored[name] != "" && (last.After == nil || !strings.Contains(string(last.After.Raw), strconv.Quote(stored[name]))) ||
+					known && stored[name] == "" && last.After != nil {
+					t.Errorf("after crash %d %s is %q, and its last change is %+v", crash+1, name, stored[name], last)
+				} else if !known && stored[name] != l.acknowledged[name] {
+					t.Errorf("after crash %d %s has changed, and there is no change of it", crash+1, name)
 				}
 				l.acknowledged[name] = stored[name]
 				delete(stored, name)

@@ -137,7 +137,7 @@ func TestKeysAreRotatedWhileTheServerRuns(t *testing.T) {
 	rewrite(0, 0)
 	use("second", "first")
 	rewrite(3, 0, "--resource", "secrets", "--virtual-cluster", "default")
-	rewrite(1, 0)
+	rewrite(2, 0) // a VirtualService, and the record of its creation
 	readable()
 	if err := harness.Apply(ctx, kubeconfig, virtualService("later")); err != nil {
 		t.Fatal(err)
@@ -165,13 +165,13 @@ func TestKeysAreRotatedWhileTheServerRuns(t *testing.T) {
 		t.Errorf("without its key it is shown as %q", got)
 	}
 	kubectl("create", "secret", "generic", "new", "--from-literal=text="+text)
-	rewrite(0, 5)
+	rewrite(0, 7)
 	if got := kubectl("get", "namespaces", "-o", "name"); !strings.Contains(got, "namespace/default") {
 		t.Errorf("it lists %q", got)
 	}
 	// It comes back with the key, without a restart.
 	use("third", "second")
-	rewrite(5, 0)
+	rewrite(7, 0)
 	readable()
 	if got := kubectl("get", "secrets", "-o", `go-template={{range .items}}{{.metadata.name}}={{.data.text | base64decode}} {{end}}`); strings.Count(got, "="+text) != 4 {
 		t.Errorf("it lists %q", got)

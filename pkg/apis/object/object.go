@@ -84,6 +84,33 @@ func (o *Object) Field(name string) json.RawMessage {
 	return found
 }
 
+// BodyWithout is the body without one of its members. It must not be modified.
+func (o *Object) BodyWithout(name string) []byte {
+	if len(o.Field(name)) == 0 {
+		return o.body
+	}
+	out := make([]byte, 0, len(o.body))
+	_ = scanMembers(o.body, func(key string, value []byte) error {
+		if key == name {
+			return nil
+		}
+		if len(out) > 0 {
+			out = append(out, ',')
+		}
+		out = append(appendString(out, key), ':')
+		out = append(out, value...)
+		return nil
+	})
+	return out
+}
+
+// WithBody is a copy of the object that has a body of JSON members, which it owns from then on.
+func (o *Object) WithBody(body []byte) *Object {
+	out := *o
+	out.body, out.content = body, nil
+	return &out
+}
+
 // HasContent tells whether the body is held as a tree as well, so that Content is free.
 func (o *Object) HasContent() bool { return o.content != nil }
 

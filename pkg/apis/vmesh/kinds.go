@@ -30,17 +30,28 @@ func Kinds(virtualClusterHooks, kubeconfigHooks kind.Hooks) (virtualClusters, me
 		{"kubeconfigrequests", kind.Hooks{}, &kubeconfigRequests},
 		{"analyses", kind.Hooks{}, &analyses},
 	} {
-		data, err := definitions.ReadFile("v1alpha1/crds/vmesh.io_" + k.plural + ".yaml")
-		if err != nil {
-			return nil, nil, nil, nil, nil, fmt.Errorf("reading the definition of %s: %w", k.plural, err)
-		}
-		var crd apiextensionsv1.CustomResourceDefinition
-		if err := yaml.Unmarshal(data, &crd); err != nil {
-			return nil, nil, nil, nil, nil, fmt.Errorf("decoding the definition of %s: %w", k.plural, err)
-		}
-		if *k.kind, err = kind.New(&crd, k.hooks); err != nil {
-			return nil, nil, nil, nil, nil, fmt.Errorf("making %s: %w", k.plural, err)
+		if *k.kind, err = newKind(k.plural, k.hooks); err != nil {
+			return nil, nil, nil, nil, nil, err
 		}
 	}
 	return virtualClusters, meshes, kubeconfigs, kubeconfigRequests, analyses, nil
+}
+
+// Changes makes the kind of the changes of virtual clusters, which is served in them.
+func Changes(hooks kind.Hooks) (*kind.Kind, error) { return newKind("changes", hooks) }
+
+func newKind(plural string, hooks kind.Hooks) (*kind.Kind, error) {
+	data, err := definitions.ReadFile("v1alpha1/crds/vmesh.io_" + plural + ".yaml")
+	if err != nil {
+		return nil, fmt.Errorf("reading the definition of %s: %w", plural, err)
+	}
+	var crd apiextensionsv1.CustomResourceDefinition
+	if err := yaml.Unmarshal(data, &crd); err != nil {
+		return nil, fmt.Errorf("decoding the definition of %s: %w", plural, err)
+	}
+	k, err := kind.New(&crd, hooks)
+	if err != nil {
+		return nil, fmt.Errorf("making %s: %w", plural, err)
+	}
+	return k, nil
 }

@@ -100,6 +100,9 @@ func rule(verbs []string, group string, resources ...string) rbacv1.PolicyRule {
 	return rbacv1.PolicyRule{Verbs: verbs, APIGroups: []string{group}, Resources: resources}
 }
 
+// changes lets read those of the objects that can be read.
+func changes() rbacv1.PolicyRule { return rule([]string{"get", "list"}, "vmesh.io", "changes") }
+
 func paths(all ...string) rbacv1.PolicyRule {
 	return rbacv1.PolicyRule{Verbs: []string{"get"}, NonResourceURLs: all}
 }
@@ -120,6 +123,7 @@ func viewRules() []rbacv1.PolicyRule {
 		rule(read, "apps", "deployments", "deployments/status"),
 		rule(read, "discovery.k8s.io", "endpointslices"),
 		rule(read, "networking.k8s.io", "ingresses", "ingresses/status"),
+		changes(),
 		{Verbs: read, APIGroups: IstioGroups, Resources: []string{rbacv1.ResourceAll}},
 	}
 }
@@ -216,6 +220,7 @@ func DefaultClusterRoles() []*rbacv1.ClusterRole {
 				rule(readWrite, networking, trafficResources...),
 				rule(read, networking, withStatus(trafficResources)...),
 				rule(read, "", "namespaces", "services"),
+				changes(),
 			},
 		},
 		{
@@ -224,6 +229,7 @@ func DefaultClusterRoles() []*rbacv1.ClusterRole {
 				rule(readWrite, security, securityResources...),
 				rule(read, security, withStatus(securityResources)...),
 				rule(read, "", "namespaces", "serviceaccounts", "services"),
+				changes(),
 			},
 		},
 		{

@@ -21,6 +21,7 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 	"github.com/vmesh-io/vmesh/pkg/registry/resource"
 	"github.com/vmesh-io/vmesh/pkg/registry/vmesh"
+	"github.com/vmesh-io/vmesh/pkg/storage/logical"
 )
 
 // progressEvery is how often the status of a deletion is written.
@@ -98,7 +99,7 @@ func (p *Purge) purge(ctx context.Context, name string) error {
 		if left == 0 && !written.IsZero() {
 			break
 		}
-		total = before + left
+		total = before + left - counts[logical.HistoryResource]
 		if err := p.report(ctx, name, before, total); err != nil {
 			return err
 		}

@@ -97,6 +97,7 @@ func (c *Clusters) held(ctx context.Context, o *object.Object) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("counting what %s holds: %w", o.Name, err)
 	}
+	delete(counts, logical.HistoryResource)
 	var held int64
 	for _, n := range counts {
 		held += n

@@ -160,7 +160,7 @@ func (c *Clusters) createNamespace(ctx context.Context, cluster, name string) er
 	namespace := object.New(schema.GroupVersionKind{Version: "v1", Kind: "Namespace"})
 	namespace.Name = name
 	ctx = request.WithNamespace(logical.WithCluster(ctx, cluster), metav1.NamespaceNone)
-	_, err := c.namespaces.Create(quota.Exempt(ctx), namespace, rest.ValidateAllObjectFunc, &metav1.CreateOptions{})
+	_, err := c.namespaces.Create(logical.WithoutRecord(quota.Exempt(ctx)), namespace, rest.ValidateAllObjectFunc, &metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("creating namespace %s: %w", name, err)
 	}

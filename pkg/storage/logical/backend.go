@@ -45,6 +45,8 @@ type BackendConfig struct {
 	Transformer func(schema.GroupResource) value.Transformer
 	// Shared says that other processes write to the same etcd. Locks then hold for all.
 	Shared bool
+	// Recorder, if set, makes the history of virtual clusters.
+	Recorder Recorder
 	// Registerer, if set, receives the metrics.
 	Registerer prometheus.Registerer
 }
@@ -167,7 +169,11 @@ func (b *Backend) open(c storeConfig) (*store, error) {
 
 func (b *Backend) transformer(gr schema.GroupResource) *transformer {
 	t := &transformer{prefix: []byte(b.config.Prefix + ResourcePrefix(gr) + "/")}
-	if b.config.Transformer != nil {
+	switch {
+	case b.config.Transformer == nil:
+	case gr == HistoryResource:
+		t.inner = recordEncryption{b.config.Transformer}
+	default:
 		t.inner = b.config.Transformer(gr)
 	}
 	return t

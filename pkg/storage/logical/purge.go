@@ -50,7 +50,8 @@ func (b *Backend) count(ctx context.Context, cluster string, resources []schema.
 // Purge removes all objects of a virtual cluster, those of resources that are not
 // open included, whatever their finalizers. Watchers see each of them DELETED. The
 // caller sees to it that nothing is written meanwhile. progress, which may be nil,
-// is told how many of how many are gone, from time to time and at the end.
+// is told how many of how many are gone, from time to time and at the end. The history goes
+// with them, and does not count.
 //
 // Every object is removed in a revision of its own: a watch that is resumed from a
 // revision that removed several would miss those it had not been told of.
@@ -62,6 +63,12 @@ func (b *Backend) Purge(ctx context.Context, cluster string, progress func(remov
 	counts, err := b.count(ctx, cluster, resources)
 	if err != nil {
 		return err
+	}
+	if counts[HistoryResource] > 0 { // which nobody watches
+		if _, err := b.client.KV.Delete(ctx, b.clusterPrefix(HistoryResource, cluster), clientv3.WithPrefix()); err != nil {
+			return fmt.Errorf("purging the history of virtual cluster %s: %w", cluster, err)
+		}
+		delete(counts, HistoryResource)
 	}
 	removed, total := 0, 0
 	for _, n := range counts {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"go.etcd.io/etcd/client/v3/kubernetes"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -35,6 +36,7 @@ type store struct {
 	resource       string
 	resourcePrefix string
 	codec          *codec
+	recorded       bool // its changes are
 
 	etcd   storage.Interface
 	feed   *feed
@@ -58,8 +60,15 @@ func newStore(b *Backend, c storeConfig) (*store, error) {
 	default:
 		c.GetAttrs = storage.DefaultClusterScopedAttr
 	}
+	client := b.client
+	if b.config.Recorder != nil && b.config.Recorder.Records(c.GroupResource) {
+		s.recorded = true
+		client = &kubernetes.Client{Client: b.client.Client, Kubernetes: &recordingClient{
+			Interface: b.client, backend: b, resource: c.GroupResource, transformer: b.transformer(HistoryResource),
+		}}
+	}
 	versioner := storage.APIObjectVersioner{}
-	etcd, err := etcd3.New(b.client, b.compactor, s.codec, s.codec.newObject, s.codec.newList, b.config.Prefix,
+	etcd, err := etcd3.New(client, b.compactor, s.codec, s.codec.newObject, s.codec.newList, b.config.Prefix,
 		s.resourcePrefix, c.GroupResource, b.transformer(c.GroupResource), etcd3.NewDefaultLeaseManagerConfig(),
 		resultDecoder{etcd3.NewDefaultDecoder(s.codec, versioner), versioner, s.codec}, versioner)
 	if err != nil {
@@ -141,6 +150,10 @@ func (s *store) Create(ctx context.Context, key string, obj, out runtime.Object,
 		return apierrors.NewBadRequest(err.Error())
 	}
 	s.codec.stamp(obj, cluster)
+	ctx, r := s.records(ctx, cluster)
+	if r != nil {
+		r.to(obj)
+	}
 	return refusedBySize(s.create(ctx, key, obj, out, ttl))
 }
 
@@ -156,8 +169,18 @@ func refusedBySize(err error) error {
 func (s *store) Delete(ctx context.Context, key string, out runtime.Object, preconditions *storage.Preconditions,
 	validate storage.ValidateObjectFunc, cached runtime.Object, opts storage.DeleteOptions,
 ) error {
-	if _, err := s.checkOne(ctx, key); err != nil {
+	cluster, err := s.checkOne(ctx, key)
+	if err != nil {
 		return err
+	}
+	ctx, r := s.records(ctx, cluster)
+	if r != nil {
+		asked := validate
+		validate = func(ctx context.Context, obj runtime.Object) error {
+			r.from(s, obj)
+			r.to(obj)
+			return asked(ctx, obj)
+		}
 	}
 	return s.cache.Delete(ctx, key, out, preconditions, validate, cached, opts)
 }
@@ -170,7 +193,11 @@ func (s *store) GuaranteedUpdate(ctx context.Context, key string, out runtime.Ob
 	if err != nil {
 		return err
 	}
+	ctx, r := s.records(ctx, cluster)
 	update := func(input runtime.Object, meta storage.ResponseMeta) (runtime.Object, *uint64, error) {
+		if r != nil {
+			r.from(s, input)
+		}
 		_, lost := s.codec.quarantined(input)
 		obj, ttl, err := tryUpdate(input, meta)
 		if err != nil {
@@ -183,6 +210,9 @@ func (s *store) GuaranteedUpdate(ctx context.Context, key string, out runtime.Ob
 			identify(obj)
 		}
 		s.codec.stamp(obj, cluster)
+		if r != nil {
+			r.to(obj)
+		}
 		return obj, ttl, nil
 	}
 	return refusedBySize(s.update(ctx, key, out, ignoreNotFound, preconditions, update))
