@@ -13,8 +13,10 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/apis/kind"
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
+	"github.com/vmesh-io/vmesh/pkg/events"
 	"github.com/vmesh-io/vmesh/pkg/registry/resource"
 	"github.com/vmesh-io/vmesh/pkg/registry/vmesh"
+	"github.com/vmesh-io/vmesh/pkg/storage/logical"
 	"github.com/vmesh-io/vmesh/pkg/sync"
 	"github.com/vmesh-io/vmesh/pkg/sync/snapshot"
 )
@@ -23,14 +25,23 @@ import (
 // hold, served to control planes.
 func (s *Server) assembleSync(mesh []*kind.Kind, meshes *resource.Store, creds *credentials) error {
 	var err error
+	peers := s.backend.Peers()
 	s.sync, err = sync.New(sync.Config{
 		Kinds: mesh,
 		Observe: func(ctx context.Context, gr schema.GroupResource, o snapshot.Observer) error {
 			return s.backend.Observe(ctx, gr, o)
 		},
-		Writer: meshStatus{meshes},
-		Plain:  s.xdsPlain,
-		TLS:    s.xdsOnTLS,
+		Writer:  meshStatus{meshes},
+		Servers: peers,
+		Tell: func(ctx context.Context, mesh, kind, reason, message string) {
+			obj, err := meshes.Get(vmesh.RootContext(ctx), mesh, &metav1.GetOptions{ResourceVersion: "0"})
+			if err != nil {
+				return // deleted meanwhile
+			}
+			s.keeper.events.Again(ctx, logical.Root, events.Reference(obj.(*object.Object)), kind, reason, message)
+		},
+		Plain: s.xdsPlain,
+		TLS:   s.xdsOnTLS,
 		// Asked for at each handshake: a renewed certificate needs no restart.
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: creds.certificate},
 		Register:  register,
@@ -38,7 +49,7 @@ func (s *Server) assembleSync(mesh []*kind.Kind, meshes *resource.Store, creds *
 	if err != nil {
 		return err
 	}
-	s.loops = append(s.loops, loop{"config source", s.sync.Run})
+	s.loops = append(s.loops, loop{"config source", s.sync.Run}, loop{"servers on this etcd", peers.Run})
 	return nil
 }
 
