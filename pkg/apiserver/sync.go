@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -51,6 +52,11 @@ func (s *Server) assembleSync(mesh []*kind.Kind, meshes *resource.Store, creds *
 	}
 	s.loops = append(s.loops, loop{"config source", s.sync.Run}, loop{"servers on this etcd", peers.Run})
 	return nil
+}
+
+// tellOfCluster writes an event about a virtual cluster into the root.
+func (s *Server) tellOfCluster(ctx context.Context, o *object.Object, reason, message string) {
+	s.keeper.events.Event(ctx, logical.Root, events.Reference(o), corev1.EventTypeNormal, reason, message)
 }
 
 // meshStatus writes statuses through the storage, as any client would.

@@ -211,7 +211,7 @@ func (r *Reporter) report(ctx context.Context, s *snapshot.Snapshot) error {
 	if err != nil {
 		return err
 	}
-	m.told.heardOf(before, now)
+	m.told.heardOf(before, me, m.known, now)
 	m.written, m.merged, m.changes, m.reviewed, m.expires = o, merged, changes, now, expiry(merged)
 	r.tell(ctx, s.Mesh, m, now)
 	return nil

@@ -67,11 +67,16 @@ func newTeller(now time.Time) *teller {
 	return &teller{began: now, planes: map[string]*toldOf{}, tokens: tellBurst, filled: now}
 }
 
-// heardOf takes in what was known already: that one of these is connected is not news, unless it had gone.
-func (t *teller) heardOf(stored []v1alpha1.ControlPlaneStatus, now time.Time) {
+// heardOf takes in what was stored: that one of these is connected is not news, unless it had
+// gone.
+func (t *teller) heardOf(stored []v1alpha1.ControlPlaneStatus, server string, known map[string]v1alpha1.ControlPlaneStatus, now time.Time) {
 	for i := range stored {
-		if c := &stored[i]; t.planes[c.ID] == nil {
-			t.planes[c.ID] = &toldOf{gone: !c.Connected && (c.DisconnectedAt == nil || now.Sub(c.DisconnectedAt.Time) >= tellGone)}
+		c := &stored[i]
+		gone := !c.Connected && (c.DisconnectedAt == nil || now.Sub(c.DisconnectedAt.Time) >= tellGone)
+		if had := t.planes[c.ID]; had == nil {
+			t.planes[c.ID] = &toldOf{gone: gone}
+		} else if gone && c.Server != server && known[c.ID].Connected {
+			had.gone = true // as another server has told
 		}
 	}
 }
@@ -114,7 +119,12 @@ func (r *Reporter) tell(ctx context.Context, mesh string, m *report, now time.Ti
 		}
 		if c.Server != r.Servers.Name() {
 			// The server that it was connected to tells, if it can.
-			if alive, err := r.Servers.Alive(ctx, c.Server); err != nil || alive {
+			alive, err := r.Servers.Alive(ctx, c.Server)
+			if err != nil {
+				continue
+			}
+			if alive {
+				t.planes[c.ID].gone = true
 				continue
 			}
 		}
