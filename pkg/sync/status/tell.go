@@ -3,6 +3,7 @@ package status
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -104,9 +105,8 @@ func (r *Reporter) tell(ctx context.Context, mesh string, m *report, now time.Ti
 		return
 	}
 	t := m.told
-	for id := range m.known {
-		c := m.known[id]
-		if c.Connected {
+	for _, id := range slices.Sorted(maps.Keys(m.known)) {
+		if c := m.known[id]; c.Connected {
 			t.look(&c, now)
 		}
 	}
