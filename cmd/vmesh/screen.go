@@ -50,36 +50,32 @@ func truncate(text string, width int) string {
 	return string([]rune(text)[:max(0, width-3)]) + "..."
 }
 
-// table prints rows under a head. When they are too wide for the screen, the widest columns
-// are cut.
+// table prints rows under a head, without columns that are empty. When they are too wide for
+// the screen, the widest columns are cut.
 func (s *screen) table(head []string, rows [][]string) {
 	widths := make([]int, len(head))
-	all := append([][]string{head}, rows...)
-	for _, row := range all {
+	for _, row := range rows {
 		for i, cell := range row {
 			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
 		}
 	}
-	const gap = 3
-	for total := gap * (len(head) - 1); !s.wide; {
-		sum := total
-		for _, w := range widths {
-			sum += w
-		}
-		if sum <= screenWidth {
-			break
-		}
-		widest := slices.Index(widths, slices.Max(widths))
-		widths[widest] = max(widths[widest]-(sum-screenWidth), 8, widths[widest]/2)
-		if widths[widest] == 8 {
-			break
+	const gap, least = 3, 8
+	total := -gap
+	for i, title := range head {
+		if widths[i] > 0 || i == 0 {
+			widths[i] = max(widths[i], len(title))
+			total += widths[i] + gap
 		}
 	}
-	for _, row := range all {
+	for ; total > screenWidth && !s.wide && slices.Max(widths) > least; total-- {
+		widths[slices.Index(widths, slices.Max(widths))]--
+	}
+	for _, row := range append([][]string{head}, rows...) {
 		var b strings.Builder
 		for i, cell := range row {
-			fmt.Fprintf(&b, "%-*s", widths[i], truncate(cell, widths[i]))
-			b.WriteString(strings.Repeat(" ", gap))
+			if widths[i] > 0 {
+				fmt.Fprintf(&b, "%-*s%*s", widths[i], truncate(cell, widths[i]), gap, "")
+			}
 		}
 		s.line("%s", b.String())
 	}
@@ -123,9 +119,13 @@ func (s *screen) mesh(r *meshReport) {
 		s.line("  %s", r.InStepMessage)
 	}
 	s.line("  serves          %s of %s%s%s", count(int(r.Resources), "resource"), count(int(r.VirtualClusters), "virtual cluster"),
-		unless(r.HeldBack == 0, fmt.Sprintf(", %d held back", r.HeldBack)), unless(r.Unsendable == 0, fmt.Sprintf(", %d that cannot be sent: see quarantined", r.Unsendable)))
+		unless(r.HeldBack == 0, fmt.Sprintf(", %d held back", r.HeldBack)), unless(r.Unsendable == 0, fmt.Sprintf(", %d cannot be sent", r.Unsendable)))
 	s.line("  version         %s", r.Version)
-	s.line("  control planes  %d of %d connected are in step%s", r.Acknowledged, r.Connected, unless(len(r.Servers) < 2, fmt.Sprintf(", on %d servers", len(r.Servers))))
+	if r.Connected == 0 {
+		s.line("  control planes  none is connected")
+	} else {
+		s.line("  control planes  %d of %d connected are in step%s", r.Acknowledged, r.Connected, unless(len(r.Servers) < 2, fmt.Sprintf(", on %d servers", len(r.Servers))))
+	}
 	if r.Proxies != nil {
 		s.line("  proxies         %d of %d connected have it", r.Proxies.Synced, r.Proxies.Connected)
 	}
@@ -155,13 +155,11 @@ func (s *screen) rollout(r *rolloutState) {
 }
 
 func (s *screen) controlPlanes(r *meshReport) {
-	s.line("")
 	if len(r.ControlPlanes) == 0 {
-		s.line("No control plane is connected, or was within the last hour.")
 		return
 	}
+	s.line("")
 	var rows [][]string
-	used := map[string]bool{}
 	for _, c := range r.ControlPlanes {
 		state, since := "in step", s.ago(c.ConnectedSince)
 		switch c.State {
@@ -186,19 +184,10 @@ func (s *screen) controlPlanes(r *meshReport) {
 			row = append(row, c.Version, c.Server, c.Address, c.ID)
 		}
 		rows = append(rows, row)
-		used["REVISION"], used["STAGE"], used["PROXIES"] = used["REVISION"] || c.Revision != "", used["STAGE"] || c.Stage != "", used["PROXIES"] || proxies != ""
 	}
 	head := []string{"CONTROL PLANE", "REVISION", "STAGE", "STATE", "SINCE", "PROXIES"}
 	if s.wide {
 		head = append(head, "VERSION", "SERVER", "ADDRESS", "ID")
-	}
-	for i := len(head) - 1; i >= 0; i-- {
-		if shown, optional := used[head[i]]; optional && !shown && !s.wide {
-			head = slices.Delete(slices.Clone(head), i, i+1)
-			for j := range rows {
-				rows[j] = slices.Delete(rows[j], i, i+1)
-			}
-		}
 	}
 	const most = 30
 	left := len(rows) - most
