@@ -76,6 +76,7 @@ and pushes what teams write there to the shared istiod.`,
 		SilenceErrors: true,
 	}
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return seeHelp(cmd, err) })
-	cmd.AddCommand(newServerCommand(), newKubeconfigCommand(), newCertificatesCommand(), newAnalyzeCommand(), newHistoryCommand(), newRollbackCommand(), newStorageCommand(), newVersionCommand())
+	cmd.AddCommand(newServerCommand(), newKubeconfigCommand(), newCertificatesCommand(), newStatusCommand(), newAnalyzeCommand(),
+		newHistoryCommand(), newRollbackCommand(), newStorageCommand(), newVersionCommand())
 	return cmd
 }

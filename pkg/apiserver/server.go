@@ -306,6 +306,7 @@ func (s *Server) assemble(creds *credentials) error {
 	s.root.server.Handler.NonGoRestfulMux.HandleFunc(RewritePath, s.serveRewrite)
 
 	purge := virtualcluster.New(clusterStore, s.backend)
+	purge.Tell = s.tellOfCluster
 	settle := virtualcluster.NewSettle(clusterStore, s.clusters)
 	usage := virtualcluster.NewUsage(clusterStore, quotas)
 	content := namespacecontroller.New(namespaceREST, finalizeREST, namespaceREST.Contents, admit)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -13,8 +14,10 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/apis/kind"
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
+	"github.com/vmesh-io/vmesh/pkg/events"
 	"github.com/vmesh-io/vmesh/pkg/registry/resource"
 	"github.com/vmesh-io/vmesh/pkg/registry/vmesh"
+	"github.com/vmesh-io/vmesh/pkg/storage/logical"
 	"github.com/vmesh-io/vmesh/pkg/sync"
 	"github.com/vmesh-io/vmesh/pkg/sync/snapshot"
 )
@@ -23,14 +26,23 @@ import (
 // hold, served to control planes.
 func (s *Server) assembleSync(mesh []*kind.Kind, meshes *resource.Store, creds *credentials) error {
 	var err error
+	peers := s.backend.Peers()
 	s.sync, err = sync.New(sync.Config{
 		Kinds: mesh,
 		Observe: func(ctx context.Context, gr schema.GroupResource, o snapshot.Observer) error {
 			return s.backend.Observe(ctx, gr, o)
 		},
-		Writer: meshStatus{meshes},
-		Plain:  s.xdsPlain,
-		TLS:    s.xdsOnTLS,
+		Writer:  meshStatus{meshes},
+		Servers: peers,
+		Tell: func(ctx context.Context, mesh, kind, reason, message string) {
+			obj, err := meshes.Get(vmesh.RootContext(ctx), mesh, &metav1.GetOptions{ResourceVersion: "0"})
+			if err != nil {
+				return // deleted meanwhile
+			}
+			s.keeper.events.Again(ctx, logical.Root, events.Reference(obj.(*object.Object)), kind, reason, message)
+		},
+		Plain: s.xdsPlain,
+		TLS:   s.xdsOnTLS,
 		// Asked for at each handshake: a renewed certificate needs no restart.
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: creds.certificate},
 		Register:  register,
@@ -38,8 +50,13 @@ func (s *Server) assembleSync(mesh []*kind.Kind, meshes *resource.Store, creds *
 	if err != nil {
 		return err
 	}
-	s.loops = append(s.loops, loop{"config source", s.sync.Run})
+	s.loops = append(s.loops, loop{"config source", s.sync.Run}, loop{"servers on this etcd", peers.Run})
 	return nil
+}
+
+// tellOfCluster writes an event about a virtual cluster into the root.
+func (s *Server) tellOfCluster(ctx context.Context, o *object.Object, reason, message string) {
+	s.keeper.events.Event(ctx, logical.Root, events.Reference(o), corev1.EventTypeNormal, reason, message)
 }
 
 // meshStatus writes statuses through the storage, as any client would.

@@ -95,3 +95,36 @@ func TestEventsAreToldOnceADayInTheirVirtualCluster(t *testing.T) {
 		t.Error("an event that cannot be is written")
 	}
 }
+
+func TestWhatHappensAgainIsCounted(t *testing.T) {
+	store := newStore(t)
+	one, other := NewRecorder(store, "vmesh", "a"), NewRecorder(store, "vmesh", "b")
+	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	about := corev1.ObjectReference{APIVersion: "vmesh.io/v1alpha1", Kind: "Mesh", Name: "m", UID: "u"}
+	for _, tell := range []struct {
+		r  *Recorder
+		at time.Time
+	}{
+		{one, now},
+		{other, now.Add(time.Second)}, // the same, seen by another server
+		{other, now.Add(time.Minute)},
+		{one, now.Add(time.Minute + time.Second)},
+		{one, now.Add(time.Hour)},
+	} {
+		if err := tell.r.again(context.Background(), logical.Root, about, corev1.EventTypeNormal, "Came", "It is here.", tell.at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list, err := store.List(request.WithNamespace(logical.WithCluster(t.Context(), logical.Root), "default"), &internalversion.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	items := list.(*object.List).Items
+	if len(items) != 1 {
+		t.Fatalf("there are %d events", len(items))
+	}
+	var event corev1.Event
+	if err := items[0].Into(&event); err != nil || event.Count != 3 || !event.LastTimestamp.Time.Equal(now.Add(time.Hour)) || !event.FirstTimestamp.Time.Equal(now) {
+		t.Errorf("the event is %+v, %v", event, err)
+	}
+}

@@ -30,6 +30,10 @@ type Config struct {
 	Observe func(ctx context.Context, gr schema.GroupResource, o snapshot.Observer) error
 	// Writer writes the meshes' status; without one it is not written.
 	Writer status.Writer
+	// Servers are the vmesh servers on this etcd; by default there is but this one.
+	Servers status.Servers
+	// Tell writes an event about a mesh. It may be nil.
+	Tell func(ctx context.Context, mesh, kind, reason, message string)
 	// Plain and TLS are where control planes are answered; either may be nil, as may
 	// TLSConfig without TLS. They are closed at the end.
 	Plain, TLS net.Listener
@@ -65,6 +69,13 @@ func New(config Config) (*Service, error) {
 	s.server = xds.New(s.builder, s.config.XDS)
 	if config.Writer != nil {
 		s.reporter = status.NewReporter(config.Writer, s.builder, s.server)
+		s.reporter.Tell = config.Tell
+		if config.Servers != nil {
+			s.reporter.Servers = config.Servers
+		}
+		if config.Register != nil {
+			s.reporter.Metrics = status.NewMetrics(config.Register)
+		}
 	}
 	return s, nil
 }

@@ -36,6 +36,9 @@ type Purger interface {
 // Purge removes what deleted virtual clusters hold, and then themselves. It is a
 // logical.Observer of virtual clusters.
 type Purge struct {
+	// Tell writes an event about a virtual cluster into the root. It may be nil.
+	Tell func(ctx context.Context, o *object.Object, reason, message string)
+
 	store  *resource.Store
 	purger Purger
 	queue  workqueue.TypedRateLimitingInterface[string]
@@ -81,7 +84,8 @@ func (p *Purge) purge(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if obj.(*object.Object).DeletionTimestamp == nil {
+	o := obj.(*object.Object)
+	if o.DeletionTimestamp == nil {
 		return nil // deleted and made anew
 	}
 	var total, before int64
@@ -100,6 +104,9 @@ func (p *Purge) purge(ctx context.Context, name string) error {
 			break
 		}
 		total = before + left - counts[logical.HistoryResource]
+		if written.IsZero() {
+			p.tell(ctx, o, "DeletionBegun", fmt.Sprintf("All that the virtual cluster holds is being removed: %d objects.", total))
+		}
 		if err := p.report(ctx, name, before, total); err != nil {
 			return err
 		}
@@ -118,7 +125,7 @@ func (p *Purge) purge(ctx context.Context, name string) error {
 		}
 		before = total
 	}
-	return update(ctx, p.store.REST(vmesh.Version), name, func(o *object.Object) error {
+	if err := update(ctx, p.store.REST(vmesh.Version), name, func(o *object.Object) error {
 		var kept []string
 		for _, f := range o.Finalizers {
 			if f != v1alpha1.FinalizerPurge {
@@ -127,7 +134,17 @@ func (p *Purge) purge(ctx context.Context, name string) error {
 		}
 		o.Finalizers = kept
 		return nil
-	})
+	}); err != nil {
+		return err
+	}
+	p.tell(ctx, o, "DeletionFinished", fmt.Sprintf("All that the virtual cluster held is removed: %d objects.", total))
+	return nil
+}
+
+func (p *Purge) tell(ctx context.Context, o *object.Object, reason, message string) {
+	if p.Tell != nil {
+		p.Tell(ctx, o, reason, message)
+	}
 }
 
 // report writes how far the deletion has come.

@@ -67,6 +67,14 @@ func (st *stream) controlPlane() v1alpha1.ControlPlaneStatus {
 		out.Kinds = append(out.Kinds, *k.DeepCopy())
 	}
 	slices.SortFunc(out.Kinds, func(a, b v1alpha1.ControlPlaneKindStatus) int { return cmp.Compare(a.TypeURL, b.TypeURL) })
+	if time.Since(st.reported) > proxiesKept {
+		out.Proxies = nil
+	}
+	for _, since := range st.behind {
+		if t := metav1.NewTime(since.Truncate(time.Second)); out.BehindSince == nil || t.Before(out.BehindSince) {
+			out.BehindSince = &t
+		}
+	}
 	return out
 }
 
@@ -87,6 +95,9 @@ func (st *stream) sent(w *interest, m *message) {
 	k.Resources = int32(w.list.Len())
 	k.SentVersion = w.list.Version()
 	k.SentAt = timestamp()
+	if _, ok := st.behind[w.typeURL]; !ok {
+		st.behind[w.typeURL] = time.Now()
+	}
 }
 
 // acknowledged takes note of the answer to the last response to an interest.
@@ -105,6 +116,7 @@ func (st *stream) acknowledged(w *interest, refusal string) {
 	k.Error = refusal
 	if refusal == "" {
 		k.AckedVersion, k.AckedAt = k.SentVersion, timestamp()
+		delete(st.behind, w.typeURL)
 	}
 }
 

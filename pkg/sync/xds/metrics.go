@@ -11,6 +11,7 @@ type Metrics struct {
 	streams                    *metrics.GaugeVec
 	pushes, bytes, acks, nacks *metrics.CounterVec
 	slowReceivers              *metrics.CounterVec
+	proxyReports               *metrics.CounterVec
 	lag                        *metrics.HistogramVec
 }
 
@@ -32,13 +33,14 @@ func NewMetrics(register func(...metrics.Registerable)) *Metrics {
 		acks:          counter("acks_total", "Responses that were acknowledged, by kind.", "protocol", "kind"),
 		nacks:         counter("nacks_total", "Responses that were refused, by kind.", "protocol", "kind"),
 		slowReceivers: counter("slow_receivers_total", "Streams ended because the receiver did not take a response in time.", "mesh"),
+		proxyReports:  counter("proxy_reports_total", "Reports of relays about proxies: taken, or refused because they are not as they should be.", "result"),
 		lag: metrics.NewHistogramVec(&metrics.HistogramOpts{
 			Namespace: "vmesh", Subsystem: "xds", Name: "change_lag_seconds", StabilityLevel: metrics.ALPHA,
 			Help:    "Time from a change in storage to its acknowledgement by a control plane.",
 			Buckets: metrics.ExponentialBuckets(0.001, 2, 15),
 		}, []string{"protocol", "kind"}),
 	}
-	register(m.streams, m.pushes, m.bytes, m.acks, m.nacks, m.slowReceivers, m.lag)
+	register(m.streams, m.pushes, m.bytes, m.acks, m.nacks, m.slowReceivers, m.proxyReports, m.lag)
 	return m
 }
 
@@ -78,5 +80,11 @@ func (m *Metrics) answered(protocol, kind string, refused bool, lag time.Duratio
 func (m *Metrics) slowReceiver(mesh string) {
 	if m != nil {
 		m.slowReceivers.WithLabelValues(mesh).Inc()
+	}
+}
+
+func (m *Metrics) proxiesReported(taken bool) {
+	if m != nil {
+		m.proxyReports.WithLabelValues(map[bool]string{true: "taken", false: "refused"}[taken]).Inc()
 	}
 }

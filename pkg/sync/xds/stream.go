@@ -78,6 +78,7 @@ type stream struct {
 	grpc     grpc.ServerStream
 	mesh     string
 	began    time.Time
+	log      klog.Logger
 
 	subscription *snapshot.Subscription
 	interests    map[string]*interest
@@ -88,6 +89,9 @@ type stream struct {
 	mu     sync.Mutex // guards what follows, which others read
 	status v1alpha1.ControlPlaneStatus
 	kinds  map[string]*v1alpha1.ControlPlaneKindStatus
+	behind map[string]time.Time // since when there is something unacknowledged, by type URL
+	// reported is when the last report about proxies came.
+	reported time.Time
 }
 
 func (s *Server) serveStream(g grpc.ServerStream, p protocol) error {
@@ -99,6 +103,7 @@ func (s *Server) serveStream(g grpc.ServerStream, p protocol) error {
 		began:     time.Now(),
 		interests: map[string]*interest{},
 		kinds:     map[string]*v1alpha1.ControlPlaneKindStatus{},
+		behind:    map[string]time.Time{},
 	}
 	st.status.ConnectedSince = metav1.NewTime(st.began.Truncate(time.Second))
 	st.status.Connected = true
@@ -111,10 +116,10 @@ func (s *Server) serveStream(g grpc.ServerStream, p protocol) error {
 	defer st.subscription.Close()
 	defer s.unregister(st)
 
-	log := klog.FromContext(g.Context()).WithValues("mesh", st.mesh, "peer", st.status.Address, "protocol", p.name())
-	log.V(2).Info("xDS stream began")
+	st.log = klog.FromContext(g.Context()).WithValues("mesh", st.mesh, "peer", st.status.Address, "protocol", p.name())
+	st.log.V(2).Info("xDS stream began")
 	err := st.serve()
-	log.V(2).Info("xDS stream ended", "node", st.status.ID, "reason", err)
+	st.log.V(2).Info("xDS stream ended", "node", st.status.ID, "reason", err)
 	return err
 }
 
@@ -217,6 +222,9 @@ func (st *stream) receive(ctx context.Context, requests chan<- *request) error {
 
 // request takes in one request.
 func (st *stream) request(r *request) error {
+	if r.typeURL == proxiesURL {
+		return st.takeProxies(r)
+	}
 	if r.node != nil || len(st.order) == 0 {
 		st.identify(r.node)
 	}

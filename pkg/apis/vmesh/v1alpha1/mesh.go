@@ -13,8 +13,13 @@ import (
 // +kubebuilder:printcolumn:name="Virtual Clusters",type=integer,JSONPath=`.status.virtualClusters`
 // +kubebuilder:printcolumn:name="Resources",type=integer,JSONPath=`.status.resources`
 // +kubebuilder:printcolumn:name="Control Planes",type=integer,JSONPath=`.status.connected`
+// +kubebuilder:printcolumn:name="In Step",type=integer,JSONPath=`.status.inStep`
+// +kubebuilder:printcolumn:name="Version",type=string,JSONPath=`.status.version`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Held Back",type=integer,priority=1,JSONPath=`.status.heldBack`
+// +kubebuilder:printcolumn:name="Proxies",type=integer,priority=1,JSONPath=`.status.proxies`
+// +kubebuilder:printcolumn:name="Synced",type=integer,priority=1,JSONPath=`.status.syncedProxies`
 type Mesh struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -116,9 +121,18 @@ type MeshStatus struct {
 	// How many resources the merged configuration has.
 	// +optional
 	Resources int32 `json:"resources"`
-	// How many control planes are connected.
+	// How many control planes are connected, to all servers together.
 	// +optional
 	Connected int32 `json:"connected"`
+	// How many of them have acknowledged all that they were sent.
+	// +optional
+	InStep int32 `json:"inStep"`
+	// How many proxies are connected to them, and how many of those have all that is newest, as
+	// far as relays report it.
+	// +optional
+	Proxies int32 `json:"proxies,omitempty"`
+	// +optional
+	SyncedProxies int32 `json:"syncedProxies,omitempty"`
 	// The version of the snapshot: a hash of all that the newest one holds.
 	// +optional
 	Version string `json:"version,omitempty"`
@@ -126,10 +140,18 @@ type MeshStatus struct {
 	// +optional
 	HeldBack int32 `json:"heldBack"`
 
-	// The control planes that are connected, or were within the last hour.
+	// The vmesh servers that control planes are connected to, with the counts of each.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	Servers []MeshServerStatus `json:"servers,omitempty"`
+
+	// The control planes that are connected, or were within the last hour. At most 100 are
+	// listed.
 	// +optional
 	// +listType=map
 	// +listMapKey=id
+	// +listMapKey=server
 	ControlPlanes []ControlPlaneStatus `json:"controlPlanes,omitempty"`
 
 	// Resources that are stored but cannot be sent, with the reason. At most 100 are listed.
@@ -137,17 +159,53 @@ type MeshStatus struct {
 	// +listType=atomic
 	Quarantined []QuarantinedResource `json:"quarantined,omitempty"`
 
-	// The state in detail; Ready says whether the mesh's configuration is being served.
+	// The state in detail. Ready says whether the mesh's configuration is being served. InStep
+	// says whether all connected control planes have acknowledged what they were sent, leaving
+	// out the last five seconds.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
+// MeshServerStatus is what one vmesh server has to do with a mesh.
+type MeshServerStatus struct {
+	// The server, as in ControlPlaneStatus.
+	Name string `json:"name"`
+	// How many control planes are connected to it.
+	Connected int32 `json:"connected"`
+	// How many of them have acknowledged all that they were sent.
+	InStep int32 `json:"inStep"`
+	// How many proxies they have, and how many of those are synced, as far as relays report it.
+	// +optional
+	Proxies int32 `json:"proxies,omitempty"`
+	// +optional
+	SyncedProxies int32 `json:"syncedProxies,omitempty"`
+}
+
+const (
+	// ConditionInStep is the condition type that says whether all connected control planes have
+	// acknowledged what they were sent.
+	ConditionInStep = "InStep"
+
+	// ReasonAcknowledged: they have.
+	ReasonAcknowledged = "Acknowledged"
+	// ReasonBehind: one has not for more than five seconds.
+	ReasonBehind = "Behind"
+	// ReasonRefused: one has refused what it was sent.
+	ReasonRefused = "Refused"
+	// ReasonNoControlPlanes: there is none that could.
+	ReasonNoControlPlanes = "NoControlPlanes"
+)
+
 // ControlPlaneStatus is one control plane as vmesh sees it.
 type ControlPlaneStatus struct {
 	// The node id that the control plane gave, with a suffix when several streams give the same.
 	ID string `json:"id"`
+	// The vmesh server that it is, or was last, connected to: its host's name, and something
+	// of the process.
+	// +kubebuilder:default=""
+	Server string `json:"server"`
 	// The control plane's revision; empty when it has none.
 	// +optional
 	Revision string `json:"revision,omitempty"`
@@ -172,6 +230,13 @@ type ControlPlaneStatus struct {
 	Connected bool `json:"connected"`
 	// When its present, or else last, stream began.
 	ConnectedSince metav1.Time `json:"connectedSince"`
+	// Since when there is none, if there is none.
+	// +optional
+	DisconnectedAt *metav1.Time `json:"disconnectedAt,omitempty"`
+	// Since when there is something that it was sent and has not acknowledged. Absent when
+	// there is nothing.
+	// +optional
+	BehindSince *metav1.Time `json:"behindSince,omitempty"`
 	// What was sent and acknowledged, for each kind.
 	// +optional
 	// +listType=map
