@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/ownership"
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 )
 
 // Claims is the index of who owns what.
@@ -61,7 +63,8 @@ func (c *Clusters) catchUp(ctx context.Context) error {
 	}
 }
 
-// validate refuses claims that another virtual cluster of the mesh holds.
+// validate refuses claims that another virtual cluster of the mesh holds, and grants of
+// what is not the virtual cluster's own.
 func (c *Clusters) validate(ctx context.Context, o, old *object.Object) ([]string, field.ErrorList) {
 	vc, err := Decode(o)
 	if err != nil {
@@ -71,37 +74,128 @@ func (c *Clusters) validate(ctx context.Context, o, old *object.Object) ([]strin
 		return nil, errs
 	}
 	claims := ownership.ClaimsOf(vc)
-	path := field.NewPath("spec", "namespaces")
+	path := field.NewPath("spec")
+	if errs := validateHosts(path.Child("hosts"), claims.Hosts); len(errs) > 0 {
+		return nil, errs
+	}
 	if err := c.claimAlone(ctx, claims, old); err != nil {
-		return nil, field.ErrorList{field.InternalError(path, err)}
+		return nil, field.ErrorList{field.InternalError(path.Child("namespaces"), err)}
 	}
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	owner, owners, pattern, found := c.claims.Conflict(claims.Mesh, claims.Cluster, claims.Namespaces)
-	if !found {
-		for name, p := range c.pending {
-			if name == claims.Cluster || p.claims.Mesh != claims.Mesh {
-				continue
-			}
-			if owner, owners, pattern, found = ownership.New(p.claims).Conflict(claims.Mesh, claims.Cluster, claims.Namespaces); found {
-				break
-			}
+	conflict := overlap(c.claims, path, claims)
+	for name, p := range c.pending {
+		if conflict == nil && name != claims.Cluster && p.claims.Mesh == claims.Mesh {
+			conflict = overlap(ownership.New(p.claims), path, claims)
 		}
 	}
-	if found {
-		return nil, field.ErrorList{field.Forbidden(path, fmt.Sprintf(
-			"%q overlaps with %q, which virtual cluster %q owns in mesh %q: choose other namespaces, or take them from it first",
-			pattern, owners, owner, claims.Mesh))}
+	if conflict != nil {
+		return nil, field.ErrorList{conflict}
+	}
+	warnings, errs := c.validateGrants(path.Child("grants"), claims, old)
+	if len(errs) > 0 {
+		return nil, errs
 	}
 	if w, writing := c.pending[claims.Cluster]; writing {
 		w.claims = claims
 	}
-	warnings := c.accessWarnings(ctx, vc)
+	warnings = append(warnings, c.accessWarnings(ctx, vc)...)
 	if _, err := c.meshes.Get(RootContext(ctx), claims.Mesh, &metav1.GetOptions{ResourceVersion: "0"}); apierrors.IsNotFound(err) {
 		warnings = append(warnings, fmt.Sprintf("spec.mesh: there is no mesh %q yet: until it is created, nothing of this virtual cluster reaches a control plane", claims.Mesh))
 	}
 	return warnings, nil
+}
+
+// overlap is what is wrong with claims of which another virtual cluster of the mesh owns a
+// part.
+func overlap(x *ownership.Index, spec *field.Path, claims ownership.Claims) *field.Error {
+	refuse := func(path *field.Path, pattern, theirs, owner, what string) *field.Error {
+		return field.Forbidden(path, fmt.Sprintf("%q overlaps with %q, which virtual cluster %q owns in mesh %q: choose other %s, or take them from it first",
+			pattern, theirs, owner, claims.Mesh, what))
+	}
+	if owner, theirs, pattern, found := x.Conflict(claims.Mesh, claims.Cluster, claims.Namespaces); found {
+		return refuse(spec.Child("namespaces"), string(pattern), string(theirs), owner, "namespaces")
+	}
+	if owner, theirs, pattern, found := x.HostConflict(claims.Mesh, claims.Cluster, claims.Hosts); found {
+		return refuse(spec.Child("hosts"), string(pattern), string(theirs), owner, "hosts")
+	}
+	return nil
+}
+
+// validateHosts refuses claims of hosts that are services of the mesh, or could be.
+func validateHosts(path *field.Path, hosts []v1alpha1.HostPattern) field.ErrorList {
+	var errs field.ErrorList
+	for i, host := range hosts {
+		name := strings.TrimPrefix(string(host), "*.")
+		switch {
+		case host == v1alpha1.AnyHost:
+		case name == "local" || name == "cluster.local" || strings.HasSuffix(name, ".cluster.local") || strings.HasSuffix(name, ".svc"):
+			errs = append(errs, field.Invalid(path.Index(i), host, "hosts of the mesh's services belong to who owns their namespaces: claim those, in spec.namespaces"))
+		case !strings.Contains(string(host), "."):
+			errs = append(errs, field.Invalid(path.Index(i), host, "a name without a dot is a service of the namespace that it is used in: claim a host with its domain"))
+		}
+	}
+	return errs
+}
+
+// validateGrants refuses grants of what is not the virtual cluster's to give. c.mu is held.
+func (c *Clusters) validateGrants(path *field.Path, claims ownership.Claims, old *object.Object) (warnings []string, errs field.ErrorList) {
+	if len(claims.Grants) == 0 {
+		return nil, nil
+	}
+	var had, index *ownership.Index
+	var before ownership.Claims
+	if old != nil {
+		if vc, err := Decode(old); err == nil {
+			before = ownership.ClaimsOf(vc)
+			had = c.claims.With(before)
+		}
+	}
+	index = c.claims.With(claims)
+	// What others have taken, as names from a star, is no reason to refuse other changes.
+	lost := func(to string, has func(v1alpha1.VirtualClusterGrant) bool, owned func(*ownership.Index, ownership.Claims) bool) bool {
+		return had != nil && !owned(had, before) && slices.ContainsFunc(before.Grants, func(g v1alpha1.VirtualClusterGrant) bool { return g.To == to && has(g) })
+	}
+	for i, g := range claims.Grants {
+		at := path.Index(i)
+		if g.To == claims.Cluster {
+			errs = append(errs, field.Invalid(at.Child("to"), g.To, "what is its own needs no grant: name another virtual cluster"))
+			continue
+		}
+		to, known := index.Claims(g.To)
+		switch {
+		case !known:
+			warnings = append(warnings, fmt.Sprintf("%s: there is no virtual cluster %q yet", at.Child("to"), g.To))
+		case to.Mesh != claims.Mesh:
+			warnings = append(warnings, fmt.Sprintf("%s: virtual cluster %q belongs to mesh %q, and this one to %q: the grant has no effect", at.Child("to"), g.To, to.Mesh, claims.Mesh))
+		}
+		for j, gateway := range g.Gateways {
+			owned := func(x *ownership.Index, c ownership.Claims) bool { return x.OwnsGateway(c, gateway) }
+			if owned(index, claims) {
+				continue
+			}
+			detail := "is in a namespace that this virtual cluster does not own: only its own gateways can be granted"
+			if lost(g.To, func(g v1alpha1.VirtualClusterGrant) bool { return slices.Contains(g.Gateways, gateway) }, owned) {
+				warnings = append(warnings, fmt.Sprintf("%s: %q %s, and the grant has no effect any more", at.Child("gateways").Index(j), gateway, detail))
+				continue
+			}
+			errs = append(errs, field.Invalid(at.Child("gateways").Index(j), gateway, detail))
+		}
+		for j, host := range g.Hosts {
+			owned := func(x *ownership.Index, c ownership.Claims) bool { return x.OwnsHost(c, host) }
+			if owned(index, claims) {
+				continue
+			}
+			detail := "is neither a host that this virtual cluster claims nor a service of its namespaces, as NAME.NAMESPACE.svc.cluster.local: only what it owns can be granted"
+			if lost(g.To, func(g v1alpha1.VirtualClusterGrant) bool { return slices.Contains(g.Hosts, host) }, owned) {
+				warnings = append(warnings, fmt.Sprintf("%s: %q %s, and the grant has no effect any more", at.Child("hosts").Index(j), host, detail))
+				continue
+			}
+			errs = append(errs, field.Invalid(at.Child("hosts").Index(j), host, detail))
+		}
+	}
+	return warnings, errs
 }
 
 // claimAlone makes sure, for a write that claims something new, that nobody else claims
@@ -128,7 +222,7 @@ func (c *Clusters) claimAlone(ctx context.Context, claims ownership.Claims, old 
 // claimsAnew says whether claims are others than those of the object that is replaced, if
 // there is one.
 func claimsAnew(claims ownership.Claims, old *object.Object) bool {
-	if len(claims.Namespaces) == 0 {
+	if len(claims.Namespaces)+len(claims.Hosts) == 0 {
 		return false
 	}
 	if old == nil {
@@ -139,7 +233,7 @@ func claimsAnew(claims ownership.Claims, old *object.Object) bool {
 		return true
 	}
 	had := ownership.ClaimsOf(vc)
-	return had.Mesh != claims.Mesh || !slices.Equal(had.Namespaces, claims.Namespaces)
+	return had.Mesh != claims.Mesh || !slices.Equal(had.Namespaces, claims.Namespaces) || !slices.Equal(had.Hosts, claims.Hosts)
 }
 
 // write is a write of one virtual cluster that is under way.

@@ -1,9 +1,11 @@
 package vmesh
 
 import (
+	"strings"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/ownership"
@@ -23,6 +25,7 @@ func TestOnlyNewClaimsHaveToBeAlone(t *testing.T) {
 		anew   bool
 	}{
 		{"a creation", claims("default", "shop"), nil, true},
+		{"hosts", ownership.Claims{Cluster: "shop", Mesh: "default", Namespaces: []v1alpha1.NamespacePattern{"shop"}, Hosts: []v1alpha1.HostPattern{"a.example"}}, had, true},
 		{"the creation of a sandbox", claims("default"), nil, false},
 		{"the same as before", claims("default", "shop"), had, false},
 		{"more than before", claims("default", "shop", "more"), had, true},
@@ -52,5 +55,57 @@ func TestAnUpdateThatPanicsLetsOthersWrite(t *testing.T) {
 	}()
 	if len(clusters.pending) > 0 {
 		t.Errorf("under way for ever: %v", clusters.pending)
+	}
+}
+
+func TestHostsOfServicesAreNotClaimed(t *testing.T) {
+	for host, wrong := range map[v1alpha1.HostPattern]string{
+		"*": "", "api.example.com": "", "*.example.com": "", "*.com": "",
+		"reviews": "without a dot", "*.local": "belong to who owns their namespaces", "cluster.local": "belong to", "a.b.svc.cluster.local": "belong to",
+		"*.shop.svc.cluster.local": "belong to", "reviews.shop.svc": "belong to", "*.shop.svc": "belong to",
+	} {
+		errs := validateHosts(field.NewPath("spec", "hosts"), []v1alpha1.HostPattern{"ok.example.com", host})
+		if (len(errs) == 0) != (wrong == "") || len(errs) > 0 && (!strings.Contains(errs[0].Detail, wrong) || errs[0].Field != "spec.hosts[1]") {
+			t.Errorf("%s: %v", host, errs)
+		}
+	}
+}
+
+func TestGrantsAreOfOnesOwn(t *testing.T) {
+	edge := func(grants string) *object.Object {
+		return virtualCluster(t, `"spec":{"mesh":"default","namespaces":["*"],"hosts":["*"],"grants":[`+grants+`]}`)
+	}
+	other := ownership.Claims{Cluster: "bank", Mesh: "default", Namespaces: []v1alpha1.NamespacePattern{"bank"}, Hosts: []v1alpha1.HostPattern{"bank.io"}}
+	far := ownership.Claims{Cluster: "far", Mesh: "other"}
+	for _, c := range []struct {
+		name           string
+		grants         string
+		old            *object.Object
+		wrong, warning string
+	}{
+		{"what is its own", `{"to":"bank","gateways":["ingress/public"],"hosts":["api.example.com","*","auth.ingress.svc.cluster.local"]}`, nil, "", ""},
+		{"a gateway of another", `{"to":"bank","gateways":["ingress/public","bank/gw"]}`, nil, `spec.grants[0].gateways[1]`, ""},
+		{"a host of another", `{"to":"bank","hosts":["bank.io"]}`, nil, `spec.grants[0].hosts[0]`, ""},
+		{"a service of another", `{"to":"bank","hosts":["a.bank.svc.cluster.local"]}`, nil, `spec.grants[0].hosts[0]`, ""},
+		{"what another has taken since", `{"to":"bank","hosts":["bank.io"],"gateways":["bank/gw"]}`, edge(`{"to":"bank","hosts":["bank.io"],"gateways":["bank/gw"]}`), "", "no effect any more"},
+		{"to itself", `{"to":"shop"}`, nil, "spec.grants[0].to", ""},
+		{"to nobody yet", `{"to":"new","hosts":["api.example.com"]}`, nil, "", `there is no virtual cluster "new" yet`},
+		{"to one of another mesh", `{"to":"far","hosts":["api.example.com"]}`, nil, "", `belongs to mesh "other"`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			clusters := NewClusters(nil, nil)
+			clusters.claims = ownership.New(other, far)
+			vc, err := Decode(edge(c.grants))
+			if err != nil {
+				t.Fatal(err)
+			}
+			warnings, errs := clusters.validateGrants(field.NewPath("spec", "grants"), ownership.ClaimsOf(vc), c.old)
+			if (len(errs) > 0) != (c.wrong != "") || len(errs) > 0 && errs[0].Field != c.wrong {
+				t.Errorf("refused with %v, want %q", errs, c.wrong)
+			}
+			if got := strings.Join(warnings, "; "); (got != "") != (c.warning != "") || !strings.Contains(got, c.warning) {
+				t.Errorf("warned of %q, want %q", got, c.warning)
+			}
+		})
 	}
 }
