@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/endpoints/discovery"
+	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
@@ -146,7 +147,7 @@ func (s *Server) hostView(mesh []*kind.Kind) *filters.HostView {
 }
 
 // fitHostView puts what the host view needs around the check of namespaces.
-func (s *Server) fitHostView(lifecycle *vmeshadmission.NamespaceLifecycle, namespaces *namespace.REST) admission.Interface {
+func (s *Server) fitHostView(lifecycle *vmeshadmission.NamespaceLifecycle, namespaces rest.Creater) admission.Interface {
 	if s.options.Host.View == "" {
 		return lifecycle
 	}

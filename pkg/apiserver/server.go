@@ -268,8 +268,9 @@ func (s *Server) assemble(creds *credentials) error {
 	if view != nil {
 		announced = mesh
 	}
-	admit := admission.NewChainHandler(s.fitHostView(vmeshadmission.NewNamespaceLifecycle(namespaceREST, s.clusters.IsSystemNamespace), namespaceREST),
-		s.extension, vmeshadmission.NewAnalysis(analysis.Added), vmeshadmission.NewQuota(quotas.Check))
+	rails := vmeshadmission.NewGuardRails(s.clusters.Owners, s.clusters.IsSystemNamespace, mesh)
+	admit := admission.NewChainHandler(s.fitHostView(vmeshadmission.NewNamespaceLifecycle(namespaceREST, s.clusters.IsSystemNamespace), rails.Creating(namespaceREST)),
+		rails, s.extension, vmeshadmission.NewAnalysis(analysis.Added), vmeshadmission.NewQuota(quotas.Check))
 	if s.tenant, err = newEndpoint(endpointConfig{
 		name: "virtual-cluster", kinds: slices.Concat(core, mesh, []*kind.Kind{definitions}), storage: tenantGroups,
 		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, tokens: tokens, admission: admit, clusters: s.clusters, kubeconfigs: records, life: s.life,

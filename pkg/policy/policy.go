@@ -8,6 +8,7 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -173,16 +174,24 @@ func (c *checker) owns(namespace string) bool {
 // internal.istio.io/gateway-service selects by service in any namespace and not by labels,
 // and parents and route semantics change whose an object is.
 func (c *checker) internals(field string, of map[string]string) {
-	var keys []string
-	for key := range of {
-		if strings.HasPrefix(key, internal) {
-			keys = append(keys, key)
-		}
-	}
-	slices.Sort(keys)
-	for _, key := range keys {
+	for _, key := range slices.Sorted(maps.Keys(Internals(of))) {
 		c.violated("metadata."+field+"["+key+"]", ReasonInternal, "this is for what Istio makes itself: leave it out")
 	}
+}
+
+// Internals are those of an object's labels or annotations that Check looks at; nil for
+// none.
+func Internals(of map[string]string) map[string]string {
+	var out map[string]string
+	for key, value := range of {
+		if strings.HasPrefix(key, internal) {
+			if out == nil {
+				out = map[string]string{}
+			}
+			out[key] = value
+		}
+	}
+	return out
 }
 
 // virtualService checks who is spoken for. Where requests go, to destinations, mirrors and
@@ -196,12 +205,12 @@ func (c *checker) virtualService(s *spec) {
 			continue
 		}
 		namespace, name := resolveGateway(g, c.namespace)
-		if c.owns(namespace) || c.grantedGateway(namespace, name) {
+		if namespace != "" && c.owns(namespace) || c.grantedGateway(namespace, name) {
 			continue
 		}
 		owner, _ := c.owners.NamespaceOwner(namespace)
-		message := fmt.Sprintf("gateway %q is in namespace %q, which nobody owns: use a gateway of your own namespaces", name, namespace)
-		if owner != "" {
+		message := fmt.Sprintf("gateway %q is in no namespace that anybody owns: use a gateway of your own namespaces", g)
+		if owner != "" && namespace != "" {
 			message = fmt.Sprintf("gateway %q is in namespace %q, which virtual cluster %q owns: use a gateway of your own, or have %s/%s granted to virtual cluster %q in spec.grants of %q",
 				name, namespace, owner, namespace, name, c.self, owner)
 		}
@@ -280,7 +289,7 @@ func (c *checker) destinationRule(s *spec) {
 func (c *checker) serviceEntry(s *spec) {
 	c.hosts("spec.hosts", s.hosts, false)
 	c.exportTo(s)
-	if !s.takesConnections() || c.inRoot() || c.alone() {
+	if everything, _ := c.allServices(); everything || c.inRoot() || !s.takesConnections() {
 		return
 	}
 	for i, to := range s.exportTo {

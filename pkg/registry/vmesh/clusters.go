@@ -46,6 +46,7 @@ type Clusters struct {
 
 	known   sync.Map // name to state, of the virtual clusters that the watch has shown
 	knowing sync.Mutex
+	roots   sync.Map // mesh to meshRoot
 
 	mu     sync.Mutex
 	claims *ownership.Index

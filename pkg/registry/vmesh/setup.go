@@ -188,7 +188,10 @@ func (c *Clusters) EnsureDefaults(ctx context.Context) error {
 		spec  map[string]any
 	}{
 		{c.meshes, map[string]any{"rootNamespace": "istio-system"}},
-		{c.store, map[string]any{"mesh": v1alpha1.DefaultName, "namespaces": []any{string(v1alpha1.AnyNamespace)}}},
+		{c.store, map[string]any{
+			"mesh": v1alpha1.DefaultName, "namespaces": []any{string(v1alpha1.AnyNamespace)}, "hosts": []any{string(v1alpha1.AnyHost)},
+			"guardRails": map[string]any{"exportTo": []any{string(v1alpha1.AnyNamespace)}, "gatewaySelectors": defaultSelectors()},
+		}},
 	} {
 		o := object.New(d.store.Kind().GVK(Version))
 		o.Name = v1alpha1.DefaultName
@@ -200,4 +203,13 @@ func (c *Clusters) EnsureDefaults(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// defaultSelectors are the labels of the gateways that Istio's own charts install.
+func defaultSelectors() []any {
+	var selectors []any
+	for _, gateway := range []string{"ingressgateway", "egressgateway", "eastwestgateway", "ingress", "egress"} {
+		selectors = append(selectors, map[string]any{"matchLabels": map[string]any{"istio": gateway}})
+	}
+	return selectors
 }
