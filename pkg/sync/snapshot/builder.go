@@ -44,6 +44,7 @@ type event struct {
 const (
 	virtualClusters = -1
 	meshes          = -2
+	namespaces      = -3
 
 	replaced watch.EventType = "REPLACED"
 )
@@ -72,6 +73,7 @@ func (b *Builder) Sources() []Source {
 	sources := []Source{
 		{schema.GroupResource{Group: v1alpha1.GroupVersion.Group, Resource: "meshes"}, &observer{b, meshes}},
 		{schema.GroupResource{Group: v1alpha1.GroupVersion.Group, Resource: "virtualclusters"}, &observer{b, virtualClusters}},
+		{schema.GroupResource{Resource: "namespaces"}, &observer{b, namespaces}},
 	}
 	for i, k := range b.kinds {
 		sources = append(sources, Source{k.Resource, &observer{b, i}})
@@ -108,7 +110,7 @@ func (b *Builder) send(e event) {
 func (b *Builder) Run(ctx context.Context) {
 	defer close(b.stopped)
 	m := newModel(b.kinds)
-	missing := map[int]bool{virtualClusters: true, meshes: true}
+	missing := map[int]bool{virtualClusters: true, meshes: true, namespaces: true}
 	for i := range b.kinds {
 		missing[i] = true
 	}
@@ -163,7 +165,14 @@ func (b *Builder) apply(ctx context.Context, m *model, e event) {
 		case watch.Deleted:
 			m.removeMesh(e.object.Name)
 		default:
-			m.addMesh(e.object.Name)
+			m.setMesh(e.object)
+		}
+	case namespaces:
+		switch e.kind {
+		case replaced:
+			m.replaceNamespaces(e.items)
+		default:
+			m.setNamespace(e.object.Cluster(), e.object.Name, e.kind != watch.Deleted)
 		}
 	default:
 		switch e.kind {
@@ -181,7 +190,7 @@ func (b *Builder) apply(ctx context.Context, m *model, e event) {
 func (b *Builder) publish(m *model, observed time.Time) {
 	next := map[string]*Snapshot{}
 	for name, mesh := range m.meshes {
-		if mesh.advance(b.kinds, observed, b.metrics.rendered(b.kinds)) {
+		if mesh.advance(b.kinds, observed, m.rightsIn(mesh), b.metrics.rendered(b.kinds)) {
 			next[name] = mesh.snapshot()
 		}
 	}
@@ -189,7 +198,11 @@ func (b *Builder) publish(m *model, observed time.Time) {
 	defer b.mu.Unlock()
 	for name, snapshot := range next {
 		f := b.feed(name)
-		b.metrics.published(b.kinds, snapshot)
+		var before *HeldBack
+		if last := f.state.Load().snapshot; last != nil {
+			before = last.HeldBack
+		}
+		b.metrics.published(b.kinds, snapshot, before)
 		f.set(state{snapshot: snapshot})
 	}
 	for name, f := range b.feeds {

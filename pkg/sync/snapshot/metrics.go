@@ -6,8 +6,8 @@ import (
 
 // Metrics are what Prometheus can read of the snapshots.
 type Metrics struct {
-	resources, quarantined *metrics.GaugeVec
-	marshalled             *metrics.CounterVec
+	resources, quarantined, heldBack *metrics.GaugeVec
+	marshalled                       *metrics.CounterVec
 }
 
 // NewMetrics makes the metrics and registers them, as legacyregistry.MustRegister
@@ -22,12 +22,16 @@ func NewMetrics(register func(...metrics.Registerable)) *Metrics {
 			Namespace: "vmesh", Subsystem: "snapshot", Name: "quarantined", StabilityLevel: metrics.ALPHA,
 			Help: "Stored objects that cannot be rendered for the control planes of a mesh.",
 		}, []string{"mesh"}),
+		heldBack: metrics.NewGaugeVec(&metrics.GaugeOpts{
+			Namespace: "vmesh", Subsystem: "snapshot", Name: "held_back", StabilityLevel: metrics.ALPHA,
+			Help: "Stored objects that do not reach a mesh because they may not, by the reason.",
+		}, []string{"mesh", "reason"}),
 		marshalled: metrics.NewCounterVec(&metrics.CounterOpts{
 			Namespace: "vmesh", Subsystem: "snapshot", Name: "entries_marshalled_total", StabilityLevel: metrics.ALPHA,
 			Help: "Snapshot entries that were marshalled, by kind.",
 		}, []string{"kind"}),
 	}
-	register(m.resources, m.quarantined, m.marshalled)
+	register(m.resources, m.quarantined, m.heldBack, m.marshalled)
 	return m
 }
 
@@ -39,7 +43,7 @@ func (m *Metrics) rendered(kinds []Kind) func(kind, count int) {
 	}
 }
 
-func (m *Metrics) published(kinds []Kind, s *Snapshot) {
+func (m *Metrics) published(kinds []Kind, s *Snapshot, before *HeldBack) {
 	if m == nil {
 		return
 	}
@@ -47,6 +51,13 @@ func (m *Metrics) published(kinds []Kind, s *Snapshot) {
 		m.resources.WithLabelValues(s.Mesh, kinds[i].Name).Set(float64(l.Len()))
 	}
 	m.quarantined.WithLabelValues(s.Mesh).Set(float64(len(s.Quarantined)))
+	// What was held back for reasons that are none any more stays, as 0.
+	for reason := range before.Reasons() {
+		m.heldBack.WithLabelValues(s.Mesh, reason).Set(0)
+	}
+	for reason, n := range s.HeldBack.Reasons() {
+		m.heldBack.WithLabelValues(s.Mesh, reason).Set(float64(n))
+	}
 }
 
 func (m *Metrics) vanished(kinds []Kind, mesh string) {
@@ -57,4 +68,5 @@ func (m *Metrics) vanished(kinds []Kind, mesh string) {
 		m.resources.DeleteLabelValues(mesh, kinds[i].Name)
 	}
 	m.quarantined.DeleteLabelValues(mesh)
+	m.heldBack.DeletePartialMatch(map[string]string{"mesh": mesh})
 }

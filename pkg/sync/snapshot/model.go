@@ -17,7 +17,8 @@ import (
 // model is all that was observed and what follows from it. It is one goroutine's.
 //
 // The unit of ownership is a space: one namespace of one virtual cluster. It
-// contributes to a mesh as a whole or not at all.
+// contributes to a mesh or it does not; what it contributes is asked of each object, and
+// again when it may have become another for the whole virtual cluster.
 type model struct {
 	kinds      []Kind
 	settled    bool // every source was read; before, nothing contributes
@@ -27,18 +28,23 @@ type model struct {
 	meshes     map[string]*mesh
 	members    map[string]int // how many virtual clusters name a mesh, existing or not
 	affected   map[*space]struct{}
+	// dirty are virtual clusters that may not do any more what they could, or may now.
+	dirty map[*cluster]struct{}
 }
 
 type cluster struct {
-	name   string
-	mesh   string // empty when there is no such virtual cluster
-	spaces map[string]*space
+	name       string
+	mesh       string   // empty when there is no such virtual cluster
+	namespaces []string // its Namespaces, sorted
+	spaces     map[string]*space
 }
 
 type space struct {
 	cluster   *cluster
 	namespace string
-	mesh      *mesh // to which it contributes
+	mesh      *mesh  // to which it contributes
+	denied    *mesh  // to which it does not, and all it holds is told to be held back
+	owner     string // who owns the namespace there
 	kinds     []spaceKind
 }
 
@@ -49,17 +55,21 @@ type spaceKind struct {
 
 type mesh struct {
 	name        string
+	root        string // its root namespace
 	lists       []*List
 	pending     []map[string]pending // by kind, by key
 	quarantined []map[string]v1alpha1.QuarantinedResource
+	good        []map[string]*object.Object // of what is quarantined, what the list has
+	held        held
 	members     int
 	changed     bool // something besides the lists is to be published
 }
 
 // pending is what is to become of one key of a list.
 type pending struct {
-	removed bool           // what the list has is gone
-	object  *object.Object // what takes its place
+	removed  bool           // what the list has is gone
+	object   *object.Object // what takes its place
+	previous *object.Object // what the list has was made of, unless it is gone; nil if that is the same
 }
 
 func newModel(kinds []Kind) *model {
@@ -71,6 +81,7 @@ func newModel(kinds []Kind) *model {
 		meshes:     map[string]*mesh{},
 		members:    map[string]int{},
 		affected:   map[*space]struct{}{},
+		dirty:      map[*cluster]struct{}{},
 	}
 }
 
@@ -86,8 +97,9 @@ func (m *model) cluster(name string) *cluster {
 }
 
 func (m *model) forgetIfUnused(c *cluster) {
-	if c.mesh == "" && len(c.spaces) == 0 {
+	if c.mesh == "" && len(c.spaces) == 0 && len(c.namespaces) == 0 {
 		delete(m.clusters, c.name)
+		delete(m.dirty, c)
 	}
 }
 
@@ -108,8 +120,11 @@ func (m *model) setObject(kind int, o *object.Object) {
 	}
 	old := objects[o.Name]
 	objects[o.Name] = o
-	if s.mesh != nil && (old == nil || !sameToReader(old, o)) {
-		s.mesh.set(kind, key(o.Namespace, o.Name), o)
+	switch {
+	case s.mesh != nil && (old == nil || !sameToReader(old, o)):
+		s.mesh.set(kind, key(o.Namespace, o.Name), o, old)
+	case s.denied != nil && old == nil:
+		m.deny(s, kind, o)
 	}
 }
 
@@ -130,6 +145,10 @@ func (m *model) removeObject(kind int, clusterName, namespace, name string) {
 	delete(objects, name)
 	if s.mesh != nil {
 		s.mesh.remove(kind, key(namespace, name))
+		s.mesh.release(clusterName, m.kinds[kind].Name, namespace, name)
+	}
+	if s.denied != nil {
+		s.denied.release(clusterName, m.kinds[kind].Name, namespace, name)
 	}
 	if len(objects) > 0 {
 		return
@@ -198,7 +217,7 @@ func (m *model) setVirtualCluster(o *object.Object) error {
 	}
 	claims := ownership.ClaimsOf(&vc)
 	old, had := m.index.Claims(claims.Cluster)
-	if had && old.Mesh == claims.Mesh && old.Created.Equal(claims.Created) && slices.Equal(old.Namespaces, claims.Namespaces) {
+	if had && old.Same(claims) {
 		return nil
 	}
 	m.index = m.index.With(claims)
@@ -213,9 +232,16 @@ func (m *model) removeVirtualCluster(name string) {
 	}
 }
 
-// claim notes which spaces may have won or lost their place by a change of claims.
+// claim notes which spaces may have won or lost their place by a change of claims, and
+// which virtual clusters may do something else.
 func (m *model) claim(old, claims ownership.Claims) {
 	c := m.cluster(claims.Cluster)
+	m.dirty[c] = struct{}{}
+	for name := range m.index.Concerned(old, claims) {
+		if other := m.clusters[name]; other != nil {
+			m.dirty[other] = struct{}{}
+		}
+	}
 	if c.mesh != claims.Mesh {
 		m.join(c.mesh, -1)
 		m.join(claims.Mesh, 1)
@@ -290,22 +316,97 @@ func (m *model) replaceVirtualClusters(items []*object.Object) []error {
 	return errs
 }
 
-// addMesh takes note that there is a mesh.
-func (m *model) addMesh(name string) {
-	if m.meshes[name] != nil {
+// setMesh takes note that there is a mesh.
+func (m *model) setMesh(o *object.Object) {
+	root, readable := rootNamespace(o)
+	if mesh := m.meshes[o.Name]; mesh != nil {
+		if !readable || mesh.root == root {
+			return
+		}
+		mesh.root = root
+		for _, c := range m.clusters {
+			if c.mesh == o.Name {
+				m.dirty[c] = struct{}{}
+			}
+		}
 		return
 	}
+	name := o.Name
 	n := len(m.kinds)
 	mesh := &mesh{
 		name:        name,
+		root:        root,
 		lists:       slices.Repeat([]*List{Empty}, n),
 		pending:     make([]map[string]pending, n),
 		quarantined: make([]map[string]v1alpha1.QuarantinedResource, n),
+		good:        make([]map[string]*object.Object, n),
 		members:     m.members[name],
 		changed:     true,
 	}
 	m.meshes[name] = mesh
 	m.affectMesh(name)
+}
+
+// rootNamespace is a mesh's, and whether that can be told.
+func rootNamespace(o *object.Object) (root string, readable bool) {
+	var spec v1alpha1.MeshSpec
+	if data := o.Field("spec"); data != nil {
+		readable = json.Unmarshal(data, &spec) == nil
+	}
+	if _, is := o.Annotations[QuarantinedAnnotation]; is {
+		readable = false
+	}
+	return cmp.Or(spec.RootNamespace, "istio-system"), readable
+}
+
+// setNamespace takes note that a virtual cluster has a namespace, or has it no more.
+func (m *model) setNamespace(clusterName, name string, exists bool) {
+	c := m.clusters[clusterName]
+	if c == nil {
+		if !exists {
+			return
+		}
+		c = m.cluster(clusterName)
+	}
+	at, has := slices.BinarySearch(c.namespaces, name)
+	if has == exists {
+		return
+	}
+	// What has been handed out is not changed.
+	if exists {
+		c.namespaces = slices.Insert(slices.Clip(slices.Clone(c.namespaces)), at, name)
+	} else {
+		c.namespaces = slices.Delete(slices.Clone(c.namespaces), at, at+1)
+	}
+	// Only of those that are owned by a pattern it matters which there are.
+	if len(c.spaces) > 0 {
+		if owner, by := m.index.View(clusterName, "").NamespaceOwner(name); owner == clusterName && strings.HasSuffix(string(by), "*") {
+			m.dirty[c] = struct{}{}
+		}
+	}
+	m.forgetIfUnused(c)
+}
+
+func (m *model) replaceNamespaces(items []*object.Object) {
+	present := map[string]map[string]struct{}{}
+	for _, o := range items {
+		of := present[o.Cluster()]
+		if of == nil {
+			of = map[string]struct{}{}
+			present[o.Cluster()] = of
+		}
+		of[o.Name] = struct{}{}
+	}
+	for _, c := range slices.Collect(maps.Values(m.clusters)) {
+		for _, name := range c.namespaces {
+			if _, ok := present[c.name][name]; !ok {
+				m.setNamespace(c.name, name, false)
+			}
+		}
+	}
+	for _, o := range items {
+		m.setNamespace(o.Cluster(), o.Name, true)
+	}
 }
 
 // removeMesh takes note that a mesh is gone. Its lists are not emptied: they end.
@@ -319,6 +420,9 @@ func (m *model) removeMesh(name string) {
 		for _, s := range spaces {
 			if s.mesh == mesh {
 				s.mesh = nil
+			}
+			if s.denied == mesh {
+				s.denied = nil
 			}
 		}
 	}
@@ -346,41 +450,77 @@ func (m *model) replaceMeshes(items []*object.Object) {
 		}
 	}
 	for _, o := range items {
-		m.addMesh(o.Name)
+		m.setMesh(o)
 	}
 }
 
-// settle decides anew which of the affected spaces contribute to which mesh.
+// settle decides anew which of the affected spaces contribute to which mesh, and has what
+// dirty virtual clusters hold asked about again.
 func (m *model) settle() {
 	if !m.settled {
 		return
 	}
 	for s := range m.affected {
-		if m.target(s) == s.mesh {
+		to, denied, owner := m.target(s)
+		if to == s.mesh && denied == s.denied && owner == s.owner {
 			delete(m.affected, s)
-		} else if s.mesh != nil {
-			s.each(func(kind int, o *object.Object) { s.mesh.remove(kind, key(o.Namespace, o.Name)) })
+			continue
+		}
+		for _, left := range []*mesh{s.mesh, s.denied} {
+			if left == nil {
+				continue
+			}
+			s.each(func(kind int, o *object.Object) {
+				if left == s.mesh {
+					left.remove(kind, key(o.Namespace, o.Name))
+				}
+				left.release(s.cluster.name, m.kinds[kind].Name, o.Namespace, o.Name)
+			})
 		}
 	}
 	// What moves from one space to another leaves the one before it enters the other.
 	for s := range m.affected {
-		if s.mesh = m.target(s); s.mesh != nil {
-			s.each(func(kind int, o *object.Object) { s.mesh.set(kind, key(o.Namespace, o.Name), o) })
-		}
+		s.mesh, s.denied, s.owner = m.target(s)
+		s.each(func(kind int, o *object.Object) {
+			switch {
+			case s.mesh != nil:
+				s.mesh.set(kind, key(o.Namespace, o.Name), o, nil)
+			case s.denied != nil:
+				m.deny(s, kind, o)
+			}
+		})
 	}
 	clear(m.affected)
+	for c := range m.dirty {
+		for _, s := range c.spaces {
+			if s.mesh != nil {
+				s.each(func(kind int, o *object.Object) { s.mesh.set(kind, key(o.Namespace, o.Name), o, nil) })
+			}
+		}
+	}
+	clear(m.dirty)
 }
 
-// target is the mesh that a space is to contribute to.
-func (m *model) target(s *space) *mesh {
+// target is the mesh that a space is to contribute to, or else the one that it is kept
+// from; neither, if its virtual cluster claims no namespaces.
+func (m *model) target(s *space) (to, denied *mesh, owner string) {
 	mesh := m.meshes[s.cluster.mesh]
 	if mesh == nil {
-		return nil
+		return nil, nil, ""
 	}
-	if owner, owned := m.index.Owner(mesh.name, s.namespace); !owned || owner != s.cluster.name {
-		return nil
+	owner, owned := m.index.Owner(mesh.name, s.namespace)
+	if owned && owner == s.cluster.name {
+		return mesh, nil, owner
 	}
-	return mesh
+	if claims, _ := m.index.Claims(s.cluster.name); len(claims.Namespaces) > 0 {
+		return nil, mesh, owner
+	}
+	return nil, nil, ""
+}
+
+// deny tells that an object of a space that does not contribute is held back.
+func (m *model) deny(s *space, kind int, o *object.Object) {
+	s.denied.hold(o, m.kinds[kind].Name, ReasonNotOwner, notOwner(s.denied.name, s.namespace, s.owner))
 }
 
 func (s *space) each(visit func(kind int, o *object.Object)) {
@@ -391,11 +531,17 @@ func (s *space) each(visit func(kind int, o *object.Object)) {
 	}
 }
 
-func (m *mesh) set(kind int, key string, o *object.Object) {
+// set has an object asked about and rendered. old is what it was before, if it is another.
+func (m *mesh) set(kind int, key string, o, old *object.Object) {
 	if m.pending[kind] == nil {
 		m.pending[kind] = map[string]pending{}
 	}
 	p := m.pending[kind][key]
+	if p.object == nil && !p.removed && old != nil {
+		if _, failed := m.quarantined[kind][key]; !failed {
+			p.previous = old
+		}
+	}
 	p.object = o
 	m.pending[kind][key] = p
 }
@@ -407,25 +553,85 @@ func (m *mesh) remove(kind int, key string) {
 	m.pending[kind][key] = pending{removed: true}
 }
 
+func (m *mesh) hold(o *object.Object, kind, reason, message string) {
+	h := heldKey(o.Cluster(), kind, o.Namespace, o.Name)
+	h.Reason, h.Message = reason, shorten(message)
+	if m.held.add(h) {
+		m.changed = true
+	}
+}
+
+func (m *mesh) release(cluster, kind, namespace, name string) {
+	if m.held.remove(cluster, kind, namespace, name) {
+		m.changed = true
+	}
+}
+
+// rights are what a virtual cluster may do, as long as nothing changes.
+type rights struct {
+	view     *ownership.View
+	existing []string
+}
+
+// rightsIn remembers the rights of a mesh's virtual clusters.
+func (m *model) rightsIn(mesh *mesh) func(cluster string) rights {
+	known := map[string]rights{}
+	return func(cluster string) rights {
+		r, ok := known[cluster]
+		if !ok {
+			r = rights{view: m.index.View(cluster, mesh.root)}
+			if c := m.clusters[cluster]; c != nil {
+				r.existing = c.namespaces
+			}
+			known[cluster] = r
+		}
+		return r
+	}
+}
+
 // advance renders what is pending into new lists and says whether the mesh has to
 // be published anew.
-func (m *mesh) advance(kinds []Kind, observed time.Time, count func(kind, rendered int)) bool {
-	changed := m.changed
-	m.changed = false
+func (m *mesh) advance(kinds []Kind, observed time.Time, rights func(cluster string) rights, count func(kind, rendered int)) bool {
 	for kind, todo := range m.pending {
 		if len(todo) == 0 {
 			continue
 		}
 		m.pending[kind] = nil
-		changes, failures, rendered := renderAll(&kinds[kind], todo)
-		count(kind, rendered)
-		if m.quarantine(kind, todo, failures) {
-			changed = true
+		for key, p := range todo {
+			if p.removed || p.object == nil {
+				delete(m.good[kind], key)
+			} else if good := m.good[kind][key]; good != nil {
+				p.previous = good
+				todo[key] = p
+			}
 		}
-		if next := m.lists[kind].apply(changes, observed); next != m.lists[kind] {
-			m.lists[kind], changed = next, true
+		results := renderAll(&kinds[kind], todo, rights)
+		count(kind, results.rendered)
+		for o, v := range results.held {
+			m.hold(o, kinds[kind].Name, v.Reason, v.Field+": "+v.Message)
+		}
+		for _, o := range results.free {
+			m.release(o.Cluster(), kinds[kind].Name, o.Namespace, o.Name)
+		}
+		for key := range todo {
+			if good := results.good[key]; good == nil {
+				delete(m.good[kind], key)
+			} else {
+				if m.good[kind] == nil {
+					m.good[kind] = map[string]*object.Object{}
+				}
+				m.good[kind][key] = good
+			}
+		}
+		if m.quarantine(kind, todo, results.failures) {
+			m.changed = true
+		}
+		if next := m.lists[kind].apply(results.changes, observed); next != m.lists[kind] {
+			m.lists[kind], m.changed = next, true
 		}
 	}
+	changed := m.changed
+	m.changed = false
 	return changed
 }
 
@@ -454,7 +660,7 @@ func (m *mesh) quarantine(kind int, todo map[string]pending, failures map[string
 }
 
 func (m *mesh) snapshot() *Snapshot {
-	s := &Snapshot{Mesh: m.name, Lists: slices.Clone(m.lists), VirtualClusters: m.members}
+	s := &Snapshot{Mesh: m.name, Lists: slices.Clone(m.lists), VirtualClusters: m.members, HeldBack: m.held.publish()}
 	for _, failures := range m.quarantined {
 		s.Quarantined = slices.AppendSeq(s.Quarantined, maps.Values(failures))
 	}

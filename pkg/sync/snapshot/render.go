@@ -9,30 +9,62 @@ import (
 
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
+	"github.com/vmesh-io/vmesh/pkg/policy"
 )
 
 // renderBatch is how many objects are worth a goroutine of their own.
 const renderBatch = 32
 
+// results are what became of what was pending.
+type results struct {
+	changes  []change
+	failures map[string]v1alpha1.QuarantinedResource
+	held     map[*object.Object]policy.Violation // the objects that may not be in the mesh
+	free     []*object.Object                    // those that may
+	good     map[string]*object.Object           // of failures, what the list keeps
+	rendered int
+}
+
+// outcome is what became of one object.
+type outcome struct {
+	entry     *rendered
+	violation *policy.Violation
+	err       error
+	// When there is an error: what the list has of it may no longer be in the mesh.
+	formerViolation *policy.Violation
+}
+
 // renderAll makes changes of what is pending in one kind, using all processors when
 // there is much of it. An object that fails stays as it is in the list, unless what
-// the list has is gone.
-func renderAll(kind *Kind, todo map[string]pending) (changes []change, failures map[string]v1alpha1.QuarantinedResource, count int) {
-	changes = make([]change, 0, len(todo))
-	objects := make([]*object.Object, 0, len(todo))
-	for key, p := range todo {
-		changes = append(changes, change{key: key})
-		objects = append(objects, p.object)
+// the list has is gone, or may not be there any more. One that may not be there leaves it.
+func renderAll(kind *Kind, todo map[string]pending, rightsOf func(cluster string) rights) results {
+	type task struct {
+		change
+		pending
+		rights rights
+		outcome
 	}
-	errs := make([]error, len(todo))
+	tasks := make([]task, 0, len(todo))
+	for key, p := range todo {
+		t := task{change: change{key: key}, pending: p}
+		if p.object != nil && kind.Admit != nil {
+			t.rights = rightsOf(p.object.Cluster())
+		}
+		tasks = append(tasks, t)
+	}
 	var wg sync.WaitGroup
 	workers := min(runtime.GOMAXPROCS(0), (len(todo)+renderBatch-1)/renderBatch)
 	for w := range workers {
 		part := func() {
 			var message []byte
-			for i := w; i < len(objects); i += workers {
-				if objects[i] != nil {
-					changes[i].entry, message, errs[i] = renderOne(kind, objects[i], changes[i].key, message[:0])
+			for i := w; i < len(tasks); i += workers {
+				t := &tasks[i]
+				if t.object == nil {
+					continue
+				}
+				t.outcome, message = renderOne(kind, t.object, t.rights, t.change.key, message[:0])
+				if t.err != nil && t.previous != nil {
+					t.formerViolation = former(kind, t.previous, t.rights)
 				}
 			}
 		}
@@ -44,28 +76,55 @@ func renderAll(kind *Kind, todo map[string]pending) (changes []change, failures 
 	}
 	wg.Wait()
 
-	done := changes[:0]
-	for i, c := range changes {
+	r := results{changes: make([]change, 0, len(tasks))}
+	hold := func(o *object.Object, v policy.Violation) {
+		if r.held == nil {
+			r.held = map[*object.Object]policy.Violation{}
+		}
+		r.held[o] = v
+	}
+	for _, t := range tasks {
+		o, gone := t.object, change{key: t.change.key}
 		switch {
-		case objects[i] == nil:
-			done = append(done, c)
-		case errs[i] == nil:
-			count++
-			done = append(done, c)
+		case o == nil:
+			r.changes = append(r.changes, gone)
+		case t.violation != nil:
+			r.changes = append(r.changes, gone)
+			hold(o, *t.violation)
+		case t.err == nil:
+			r.rendered++
+			r.changes = append(r.changes, change{key: t.change.key, entry: t.outcome.entry})
+			r.free = append(r.free, o)
 		default:
-			o := objects[i]
-			if failures == nil {
-				failures = map[string]v1alpha1.QuarantinedResource{}
+			if r.failures == nil {
+				r.failures = map[string]v1alpha1.QuarantinedResource{}
 			}
-			failures[c.key] = v1alpha1.QuarantinedResource{
-				VirtualCluster: o.Cluster(), Kind: kind.Name, Namespace: o.Namespace, Name: o.Name, Message: shorten(errs[i].Error()),
+			r.failures[t.change.key] = v1alpha1.QuarantinedResource{
+				VirtualCluster: o.Cluster(), Kind: kind.Name, Namespace: o.Namespace, Name: o.Name, Message: shorten(t.err.Error()),
 			}
-			if todo[c.key].removed {
-				done = append(done, c)
+			switch {
+			case t.formerViolation != nil:
+				r.changes = append(r.changes, gone)
+				hold(o, *t.formerViolation)
+				continue
+			case t.removed:
+				r.changes = append(r.changes, gone)
+			case t.previous != nil:
+				if r.good == nil {
+					r.good = map[string]*object.Object{}
+				}
+				r.good[t.change.key] = t.previous
 			}
+			r.free = append(r.free, o)
 		}
 	}
-	return done, failures, count
+	return r
+}
+
+// former says why the form in which an object is in the list may not be there.
+func former(kind *Kind, o *object.Object, r rights) *policy.Violation {
+	out, _ := renderOne(kind, o, r, key(o.Namespace, o.Name), nil)
+	return out.violation
 }
 
 // shorten bounds a text that goes into the status of a mesh.
@@ -78,18 +137,29 @@ func shorten(text string) string {
 }
 
 // renderOne uses the memory of scratch and returns what became of it.
-func renderOne(kind *Kind, o *object.Object, key string, scratch []byte) (entry *rendered, message []byte, err error) {
+func renderOne(kind *Kind, o *object.Object, r rights, key string, scratch []byte) (out outcome, message []byte) {
 	if reason, is := o.Annotations[QuarantinedAnnotation]; is {
-		return nil, scratch, errors.New(reason)
+		return outcome{err: errors.New(reason)}, scratch
 	}
 	defer func() {
 		if r := recover(); r != nil {
-			entry, err = nil, fmt.Errorf("rendering the object: %v", r)
+			out, message = outcome{err: fmt.Errorf("rendering the object: %v", r)}, scratch
 		}
 	}()
-	if message, err = kind.AppendMessage(scratch, o); err != nil {
-		return nil, scratch, err
+	if kind.Admit != nil {
+		shown, violations, err := kind.Admit(o, r.view, r.existing)
+		switch {
+		case err != nil:
+			return outcome{err: err}, scratch
+		case len(violations) > 0:
+			return outcome{violation: &violations[0]}, scratch
+		}
+		o = shown
 	}
-	r := render(o, key, typePrefix+kind.MessageName, message)
-	return &r, message, nil
+	message, err := kind.AppendMessage(scratch, o)
+	if err != nil {
+		return outcome{err: err}, scratch
+	}
+	entry := render(o, key, typePrefix+kind.MessageName, message)
+	return outcome{entry: &entry}, message
 }

@@ -5,7 +5,8 @@
 // A control plane deletes what a response leaves out. So a snapshot exists only
 // once all sources have been read, it changes only by what was observed to change,
 // and a resource that cannot be rendered keeps its last good form and touches
-// nothing else.
+// nothing else. A resource that its virtual cluster may not have in the mesh is held
+// back: it has no last good form, for it may not act.
 package snapshot
 
 import (
@@ -15,7 +16,9 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/ownership"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
+	"github.com/vmesh-io/vmesh/pkg/policy"
 )
 
 // QuarantinedAnnotation marks an object that the storage layer could not decode,
@@ -44,6 +47,11 @@ type Kind struct {
 	// same bytes for the same spec. It must be safe for concurrent use and must not
 	// keep or modify the object.
 	AppendMessage func(dst []byte, o *object.Object) ([]byte, error)
+	// Admit says what keeps an object of a virtual cluster out of the mesh, and else gives
+	// the object as the mesh is to see it, which may be the same. existing are the
+	// virtual cluster's namespaces, sorted. It must be safe for concurrent use and must
+	// not keep or modify the object. Without it all objects are let in.
+	Admit func(o *object.Object, owners *ownership.View, existing []string) (*object.Object, []policy.Violation, error)
 }
 
 // Observer is told what a source holds and how it changes. Its methods are called
@@ -73,6 +81,8 @@ type Snapshot struct {
 	VirtualClusters int
 	// Quarantined are the objects that cannot be rendered, sorted.
 	Quarantined []v1alpha1.QuarantinedResource
+	// HeldBack are the objects that may not reach the mesh; nil for none.
+	HeldBack *HeldBack
 }
 
 // Resources is the number of resources of all kinds.
