@@ -135,6 +135,7 @@ func (b *Builder) Run(ctx context.Context) {
 		}
 		m.settled = true
 		m.settle()
+		m.relabel()
 		b.publish(m, observed)
 	}
 }
@@ -157,13 +158,19 @@ func (b *Builder) apply(ctx context.Context, m *model, e event) {
 			}
 		}
 	case meshes:
+		var errs []error
 		switch e.kind {
 		case replaced:
-			m.replaceMeshes(e.items)
+			errs = m.replaceMeshes(e.items)
 		case watch.Deleted:
 			m.removeMesh(e.object.Name)
 		default:
-			m.addMesh(e.object.Name)
+			errs = append(errs, m.setMesh(e.object))
+		}
+		for _, err := range errs {
+			if err != nil {
+				klog.FromContext(ctx).Error(err, "Keeping the mesh's filters and stages as they were")
+			}
 		}
 	default:
 		switch e.kind {
@@ -189,6 +196,9 @@ func (b *Builder) publish(m *model, observed time.Time) {
 	defer b.mu.Unlock()
 	for name, snapshot := range next {
 		f := b.feed(name)
+		if old := f.stages.Load(); old != nil && (snapshot.Policy == nil || snapshot.Policy.Epoch != old.epoch) {
+			f.stages.Store(nil)
+		}
 		b.metrics.published(b.kinds, snapshot)
 		f.set(state{snapshot: snapshot})
 	}
@@ -221,8 +231,11 @@ func (b *Builder) isSynced() bool {
 // feed is one mesh's present snapshot and those who want to know when it changes.
 type feed struct {
 	mesh        string
+	kinds       []Kind
 	state       atomic.Pointer[state]
+	stages      atomic.Pointer[stages]     // nil until somebody releases
 	subscribers map[*Subscription]struct{} // guarded by the builder's lock
+	views       map[string]*view           // guarded by the builder's lock
 }
 
 type state struct {
@@ -232,6 +245,10 @@ type state struct {
 
 func (f *feed) set(s state) {
 	f.state.Store(&s)
+	f.wake()
+}
+
+func (f *feed) wake() {
 	for sub := range f.subscribers {
 		select {
 		case sub.changed <- struct{}{}:
@@ -244,7 +261,7 @@ func (f *feed) set(s state) {
 func (b *Builder) feed(mesh string) *feed {
 	f := b.feeds[mesh]
 	if f == nil {
-		f = &feed{mesh: mesh, subscribers: map[*Subscription]struct{}{}}
+		f = &feed{mesh: mesh, kinds: b.kinds, subscribers: map[*Subscription]struct{}{}, views: map[string]*view{}}
 		s := state{err: ErrNotSynced}
 		if b.isSynced() {
 			s.err = ErrNoMesh
@@ -266,6 +283,10 @@ type Subscription struct {
 	builder *Builder
 	feed    *feed
 	changed chan struct{}
+
+	who    atomic.Pointer[ControlPlane] // nil: one who is to see all
+	mu     sync.Mutex                   // guards what follows
+	choice choice
 }
 
 // Subscribe follows a mesh, whether there is one of that name or not. The
@@ -282,18 +303,26 @@ func (b *Builder) Subscribe(mesh string) *Subscription {
 // one value.
 func (s *Subscription) Changed() <-chan struct{} { return s.changed }
 
-// Snapshot is the mesh's present snapshot, or else ErrNotSynced or ErrNoMesh. It
-// takes no lock.
+// Snapshot is what the subscriber is to have at present, or else ErrNotSynced, ErrNoMesh
+// or ErrHeld. Unless there are filters, stages or a revision, it takes no lock.
 func (s *Subscription) Snapshot() (*Snapshot, error) {
 	now := s.feed.state.Load()
-	return now.snapshot, now.err
+	who := s.who.Load()
+	if now.err != nil || who == nil || now.snapshot.Policy == nil && who.Revision == "" {
+		return now.snapshot, now.err
+	}
+	return s.choose(now.snapshot, who)
 }
 
 // Close ends the subscription.
 func (s *Subscription) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.builder.mu.Lock()
 	defer s.builder.mu.Unlock()
 	delete(s.feed.subscribers, s)
+	s.feed.release(s.choice.view)
+	s.choice = choice{}
 	s.builder.forgetIfUnused(s.feed)
 }
 

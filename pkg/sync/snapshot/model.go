@@ -27,6 +27,8 @@ type model struct {
 	meshes     map[string]*mesh
 	members    map[string]int // how many virtual clusters name a mesh, existing or not
 	affected   map[*space]struct{}
+	labels     *clusterLabels // of the virtual clusters
+	epochs     uint64         // how often a mesh began to have stages
 }
 
 type cluster struct {
@@ -53,7 +55,9 @@ type mesh struct {
 	pending     []map[string]pending // by kind, by key
 	quarantined []map[string]v1alpha1.QuarantinedResource
 	members     int
-	changed     bool // something besides the lists is to be published
+	policy      *Policy
+	read        meshSource // what policy was made of
+	changed     bool       // something besides the lists is to be published
 }
 
 // pending is what is to become of one key of a list.
@@ -71,6 +75,7 @@ func newModel(kinds []Kind) *model {
 		meshes:     map[string]*mesh{},
 		members:    map[string]int{},
 		affected:   map[*space]struct{}{},
+		labels:     &clusterLabels{},
 	}
 }
 
@@ -190,6 +195,7 @@ func (m *model) setVirtualCluster(o *object.Object) error {
 	if reason, is := o.Annotations[QuarantinedAnnotation]; is {
 		return fmt.Errorf("virtual cluster %s cannot be read: %s", o.Name, reason)
 	}
+	m.label(o.Name, o.Labels, true)
 	vc := v1alpha1.VirtualCluster{ObjectMeta: o.ObjectMeta}
 	if spec := o.Field("spec"); spec != nil {
 		if err := json.Unmarshal(spec, &vc.Spec); err != nil {
@@ -207,6 +213,7 @@ func (m *model) setVirtualCluster(o *object.Object) error {
 }
 
 func (m *model) removeVirtualCluster(name string) {
+	m.label(name, nil, false)
 	if old, had := m.index.Claims(name); had {
 		m.index = m.index.Without(name)
 		m.claim(old, ownership.Claims{Cluster: name})
@@ -290,6 +297,13 @@ func (m *model) replaceVirtualClusters(items []*object.Object) []error {
 	return errs
 }
 
+// setMesh takes in a mesh that is new or has changed. One that cannot be read keeps what it
+// said before.
+func (m *model) setMesh(o *object.Object) error {
+	m.addMesh(o.Name)
+	return m.readPolicy(m.meshes[o.Name], o)
+}
+
 // addMesh takes note that there is a mesh.
 func (m *model) addMesh(name string) {
 	if m.meshes[name] != nil {
@@ -335,7 +349,8 @@ func (m *model) affectMesh(name string) {
 	}
 }
 
-func (m *model) replaceMeshes(items []*object.Object) {
+func (m *model) replaceMeshes(items []*object.Object) []error {
+	var errs []error
 	present := make(map[string]struct{}, len(items))
 	for _, o := range items {
 		present[o.Name] = struct{}{}
@@ -346,8 +361,11 @@ func (m *model) replaceMeshes(items []*object.Object) {
 		}
 	}
 	for _, o := range items {
-		m.addMesh(o.Name)
+		if err := m.setMesh(o); err != nil {
+			errs = append(errs, err)
+		}
 	}
+	return errs
 }
 
 // settle decides anew which of the affected spaces contribute to which mesh.
@@ -454,7 +472,8 @@ func (m *mesh) quarantine(kind int, todo map[string]pending, failures map[string
 }
 
 func (m *mesh) snapshot() *Snapshot {
-	s := &Snapshot{Mesh: m.name, Lists: slices.Clone(m.lists), VirtualClusters: m.members}
+	s := &Snapshot{Mesh: m.name, Lists: slices.Clone(m.lists), Policy: m.policy, VirtualClusters: m.members}
+	s.seal()
 	for _, failures := range m.quarantined {
 		s.Quarantined = slices.AppendSeq(s.Quarantined, maps.Values(failures))
 	}
