@@ -27,6 +27,9 @@ type Builder struct {
 	events  chan event
 	stopped chan struct{}
 	synced  chan struct{}
+	// policies receives when a mesh's policy has changed.
+	policies chan struct{}
+	seen     atomic.Pointer[Seen]
 
 	mu    sync.Mutex
 	feeds map[string]*feed
@@ -38,6 +41,7 @@ type event struct {
 	kind     watch.EventType
 	object   *object.Object
 	items    []*object.Object // with kind replaced
+	revision uint64
 	observed time.Time
 }
 
@@ -45,19 +49,21 @@ const (
 	virtualClusters = -1
 	meshes          = -2
 
-	replaced watch.EventType = "REPLACED"
+	replaced   watch.EventType = "REPLACED"
+	progressed watch.EventType = "PROGRESSED"
 )
 
 // NewBuilder makes a builder for some kinds. Metrics may be nil. Nothing happens
 // before Run is called.
 func NewBuilder(kinds []Kind, metrics *Metrics) *Builder {
 	return &Builder{
-		kinds:   kinds,
-		metrics: metrics,
-		events:  make(chan event, queueSize),
-		stopped: make(chan struct{}),
-		synced:  make(chan struct{}),
-		feeds:   map[string]*feed{},
+		kinds:    kinds,
+		metrics:  metrics,
+		events:   make(chan event, queueSize),
+		stopped:  make(chan struct{}),
+		synced:   make(chan struct{}),
+		policies: make(chan struct{}, 1),
+		feeds:    map[string]*feed{},
 	}
 }
 
@@ -87,15 +93,17 @@ type observer struct {
 	source  int
 }
 
-func (o *observer) Replaced(items []*object.Object, _ uint64) {
-	o.builder.send(event{source: o.source, kind: replaced, items: items, observed: time.Now()})
+func (o *observer) Replaced(items []*object.Object, revision uint64) {
+	o.builder.send(event{source: o.source, kind: replaced, items: items, revision: revision, observed: time.Now()})
 }
 
-func (o *observer) Changed(t watch.EventType, obj *object.Object, _ uint64) {
-	o.builder.send(event{source: o.source, kind: t, object: obj, observed: time.Now()})
+func (o *observer) Changed(t watch.EventType, obj *object.Object, revision uint64) {
+	o.builder.send(event{source: o.source, kind: t, object: obj, revision: revision, observed: time.Now()})
 }
 
-func (o *observer) Progressed(uint64) {}
+func (o *observer) Progressed(revision uint64) {
+	o.builder.send(event{source: o.source, kind: progressed, revision: revision, observed: time.Now()})
+}
 
 func (b *Builder) send(e event) {
 	select {
@@ -141,6 +149,10 @@ func (b *Builder) Run(ctx context.Context) {
 }
 
 func (b *Builder) apply(ctx context.Context, m *model, e event) {
+	m.seen.note(e)
+	if e.kind == progressed {
+		return
+	}
 	switch e.source {
 	case virtualClusters:
 		var errs []error
@@ -196,11 +208,17 @@ func (b *Builder) publish(m *model, observed time.Time) {
 	defer b.mu.Unlock()
 	for name, snapshot := range next {
 		f := b.feed(name)
+		if old := f.state.Load().snapshot; old == nil && snapshot.Policy != nil || old != nil && old.Policy != snapshot.Policy {
+			b.notePolicy()
+		}
 		if old := f.stages.Load(); old != nil && (snapshot.Policy == nil || snapshot.Policy.Epoch != old.epoch) {
 			f.stages.Store(nil)
 		}
 		b.metrics.published(b.kinds, snapshot)
 		f.set(state{snapshot: snapshot})
+	}
+	if m.epochs > 0 {
+		b.seen.Store(m.seen.clone())
 	}
 	for name, f := range b.feeds {
 		if m.meshes[name] != nil {
@@ -210,12 +228,25 @@ func (b *Builder) publish(m *model, observed time.Time) {
 			if s.snapshot != nil {
 				b.metrics.vanished(b.kinds, name)
 			}
+			f.stages.Store(nil)
 			f.set(state{err: ErrNoMesh})
+			b.notePolicy()
 		}
 		b.forgetIfUnused(f)
 	}
 	if !b.isSynced() {
 		close(b.synced)
+	}
+}
+
+// Policies receives when a mesh's policy has changed, or a mesh has gone. It is for one
+// receiver.
+func (b *Builder) Policies() <-chan struct{} { return b.policies }
+
+func (b *Builder) notePolicy() {
+	select {
+	case b.policies <- struct{}{}:
+	default:
 	}
 }
 

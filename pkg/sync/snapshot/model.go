@@ -28,7 +28,8 @@ type model struct {
 	members    map[string]int // how many virtual clusters name a mesh, existing or not
 	affected   map[*space]struct{}
 	labels     *clusterLabels // of the virtual clusters
-	epochs     uint64         // how often a mesh began to have stages
+	seen       Seen
+	epochs     uint64 // how often a mesh began to have stages
 }
 
 type cluster struct {
@@ -76,6 +77,7 @@ func newModel(kinds []Kind) *model {
 		members:    map[string]int{},
 		affected:   map[*space]struct{}{},
 		labels:     &clusterLabels{},
+		seen:       newSeen(len(kinds)),
 	}
 }
 

@@ -52,6 +52,9 @@ const (
 
 // Reporter keeps the status of all meshes up to date.
 type Reporter struct {
+	// Rollouts tells where the releases of a mesh stand; nil for nowhere. It is to be set before Run.
+	Rollouts func(mesh string) *v1alpha1.MeshRolloutStatus
+
 	writer        Writer
 	snapshots     Snapshots
 	controlPlanes ControlPlanes
@@ -111,7 +114,7 @@ func (r *Reporter) report(ctx context.Context, s *snapshot.Snapshot) error {
 		r.meshes[s.Mesh] = m
 	}
 	m.look(r.controlPlanes.ControlPlanes(s.Mesh), r.clock.Now())
-	desired := m.status(s)
+	desired := r.status(m, s)
 	if m.written != nil && equality.Semantic.DeepEqual(m.written, desired) {
 		return nil
 	}
@@ -119,7 +122,7 @@ func (r *Reporter) report(ctx context.Context, s *snapshot.Snapshot) error {
 	err := r.writer.UpdateMeshStatus(ctx, s.Mesh, func(status *v1alpha1.MeshStatus) error {
 		if first {
 			m.adopt(status.ControlPlanes, r.clock.Now())
-			desired = m.status(s)
+			desired = r.status(m, s)
 		}
 		conditions := status.Conditions
 		*status = *desired.DeepCopy()
@@ -132,6 +135,14 @@ func (r *Reporter) report(ctx context.Context, s *snapshot.Snapshot) error {
 	}
 	m.written = desired
 	return nil
+}
+
+func (r *Reporter) status(m *report, s *snapshot.Snapshot) *v1alpha1.MeshStatus {
+	out := m.status(s)
+	if r.Rollouts != nil {
+		out.Rollout = r.Rollouts(s.Mesh)
+	}
+	return out
 }
 
 // look takes note of who is connected and who no longer is.
@@ -197,6 +208,7 @@ func (m *report) status(s *snapshot.Snapshot) *v1alpha1.MeshStatus {
 	return &v1alpha1.MeshStatus{
 		VirtualClusters: int32(s.VirtualClusters),
 		Resources:       int32(s.Resources()),
+		Version:         s.Version,
 		Connected:       int32(len(m.known) - len(m.gone)),
 		ControlPlanes:   told,
 		Quarantined:     s.Quarantined[:min(len(s.Quarantined), maxQuarantined)],
