@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/audit"
@@ -63,6 +64,7 @@ type Server struct {
 	warm       *warmth
 	life       *lifecycle
 	etcd       *etcdProbe
+	etcdClient *clientv3.Client
 	sync       *vmeshsync.Service
 	authorizer *authz.Authorizer
 	// host and frontProxy are nil without a host cluster.
@@ -138,7 +140,7 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.etcd = newEtcdProbe(client, o.Etcd.Prefix)
+	s.etcd, s.etcdClient = newEtcdProbe(client, o.Etcd.Prefix), client
 	compaction := o.Etcd.CompactionInterval
 	if compaction == 0 {
 		compaction = -1 // never, and not the storage's default
@@ -328,7 +330,7 @@ func (s *Server) assemble(creds *credentials) error {
 		meshes.GroupResource():            {Serves: isRoot},
 		kubeconfigs.GroupResource():       {Serves: isRoot},
 	}, mesh)
-	if err := s.assembleSync(mesh, meshStore, creds); err != nil {
+	if err := s.assembleSync(mesh, meshStore, creds, stores[schema.GroupResource{Resource: "events"}]); err != nil {
 		return err
 	}
 	if s.encryption != nil {

@@ -24,8 +24,11 @@ import (
 
 // assembleSync makes the meshes' config source: snapshots of what the watch caches
 // hold, served to control planes.
-func (s *Server) assembleSync(mesh []*kind.Kind, meshes *resource.Store, creds *credentials) error {
-	var err error
+func (s *Server) assembleSync(mesh []*kind.Kind, meshes *resource.Store, creds *credentials, eventStore *resource.Store) error {
+	releases, err := s.releases(mesh, meshes, eventStore)
+	if err != nil {
+		return err
+	}
 	peers := s.backend.Peers()
 	s.sync, err = sync.New(sync.Config{
 		Kinds: mesh,
@@ -45,6 +48,7 @@ func (s *Server) assembleSync(mesh []*kind.Kind, meshes *resource.Store, creds *
 		TLS:   s.xdsOnTLS,
 		// Asked for at each handshake: a renewed certificate needs no restart.
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: creds.certificate},
+		Releases:  releases,
 		Register:  register,
 	})
 	if err != nil {

@@ -72,7 +72,7 @@ func benchKinds(b *testing.B) []snapshot.Kind {
 	if err != nil {
 		b.Fatal(err)
 	}
-	kinds, err := snapshotKinds(all)
+	kinds, err := Kinds(all)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -16,6 +16,8 @@ import (
 
 	"github.com/vmesh-io/vmesh/pkg/apis/istio"
 	"github.com/vmesh-io/vmesh/pkg/apis/kind"
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
+	"github.com/vmesh-io/vmesh/pkg/sync/release"
 	"github.com/vmesh-io/vmesh/pkg/sync/snapshot"
 	"github.com/vmesh-io/vmesh/pkg/sync/status"
 	"github.com/vmesh-io/vmesh/pkg/sync/xds"
@@ -40,6 +42,10 @@ type Config struct {
 	TLSConfig  *tls.Config
 	// XDS are options of the server. Its metrics are set when there is a Register.
 	XDS xds.Options
+	// Releases are how changes are released in stages; without it all stages of a mesh that has
+	// them keep what they have. Builder is set by New, and ControlPlanes is asked about those of
+	// other servers; it may be nil.
+	Releases *release.Config
 	// Register registers metrics, as legacyregistry.MustRegister does; without it there
 	// are none.
 	Register func(...metrics.Registerable)
@@ -51,11 +57,12 @@ type Service struct {
 	builder  *snapshot.Builder
 	server   *xds.Server
 	reporter *status.Reporter
+	releaser *release.Releaser
 }
 
 // New makes a service. Nothing happens before Run is called.
 func New(config Config) (*Service, error) {
-	kinds, err := snapshotKinds(config.Kinds)
+	kinds, err := Kinds(config.Kinds)
 	if err != nil {
 		return nil, err
 	}
@@ -77,10 +84,19 @@ func New(config Config) (*Service, error) {
 			s.reporter.Metrics = status.NewMetrics(config.Register)
 		}
 	}
+	if config.Releases != nil {
+		releases := *config.Releases
+		releases.Builder, releases.ControlPlanes = s.builder, s.allControlPlanes(releases.ControlPlanes)
+		s.releaser = release.New(releases)
+		if s.reporter != nil {
+			s.reporter.Rollouts = s.releaser.Status
+		}
+	}
 	return s, nil
 }
 
-func snapshotKinds(kinds []*kind.Kind) ([]snapshot.Kind, error) {
+// Kinds are the kinds of snapshots that are made of kinds of the API.
+func Kinds(kinds []*kind.Kind) ([]snapshot.Kind, error) {
 	out := make([]snapshot.Kind, len(kinds))
 	for i, k := range kinds {
 		r, err := istio.ResourceOf(k)
@@ -96,6 +112,30 @@ func snapshotKinds(kinds []*kind.Kind) ([]snapshot.Kind, error) {
 		}
 	}
 	return out, nil
+}
+
+// allControlPlanes adds to this server's control planes those that others tell of.
+func (s *Service) allControlPlanes(others func(context.Context, string) ([]v1alpha1.ControlPlaneStatus, error)) func(context.Context, string) ([]v1alpha1.ControlPlaneStatus, error) {
+	return func(ctx context.Context, mesh string) ([]v1alpha1.ControlPlaneStatus, error) {
+		all := s.server.ControlPlanes(mesh)
+		if others == nil {
+			return all, nil
+		}
+		told, err := others(ctx, mesh)
+		if err != nil {
+			return nil, err
+		}
+		here := map[string]bool{}
+		for _, c := range all {
+			here[c.ID] = true
+		}
+		for _, c := range told {
+			if !here[c.ID] {
+				all = append(all, c)
+			}
+		}
+		return all, nil
+	}
 }
 
 // Snapshots are the meshes' snapshots.
@@ -131,6 +171,12 @@ func (s *Service) Run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error { return s.server.Serve(running, s.config.Plain, s.config.TLS, s.config.TLSConfig) })
+	if s.releaser != nil {
+		group.Go(func() error {
+			s.releaser.Run(running)
+			return nil
+		})
+	}
 	if s.reporter != nil {
 		group.Go(func() error {
 			s.reporter.Run(running)

@@ -25,7 +25,7 @@ func Kinds(virtualClusterHooks, kubeconfigHooks kind.Hooks) (virtualClusters, me
 		kind   **kind.Kind
 	}{
 		{"virtualclusters", virtualClusterHooks, &virtualClusters},
-		{"meshes", kind.Hooks{ValidateName: apivalidation.NameIsDNSLabel}, &meshes},
+		{"meshes", kind.Hooks{Validate: validateMesh, ValidateName: apivalidation.NameIsDNSLabel}, &meshes},
 		{"kubeconfigs", kubeconfigHooks, &kubeconfigs},
 		{"kubeconfigrequests", kind.Hooks{}, &kubeconfigRequests},
 		{"analyses", kind.Hooks{}, &analyses},

@@ -27,6 +27,9 @@ type Builder struct {
 	events  chan event
 	stopped chan struct{}
 	synced  chan struct{}
+	// policies receives when a mesh's policy has changed.
+	policies chan struct{}
+	seen     atomic.Pointer[Seen]
 
 	mu    sync.Mutex
 	feeds map[string]*feed
@@ -38,6 +41,7 @@ type event struct {
 	kind     watch.EventType
 	object   *object.Object
 	items    []*object.Object // with kind replaced
+	revision uint64
 	observed time.Time
 }
 
@@ -46,19 +50,21 @@ const (
 	meshes          = -2
 	namespaces      = -3
 
-	replaced watch.EventType = "REPLACED"
+	replaced   watch.EventType = "REPLACED"
+	progressed watch.EventType = "PROGRESSED"
 )
 
 // NewBuilder makes a builder for some kinds. Metrics may be nil. Nothing happens
 // before Run is called.
 func NewBuilder(kinds []Kind, metrics *Metrics) *Builder {
 	return &Builder{
-		kinds:   kinds,
-		metrics: metrics,
-		events:  make(chan event, queueSize),
-		stopped: make(chan struct{}),
-		synced:  make(chan struct{}),
-		feeds:   map[string]*feed{},
+		kinds:    kinds,
+		metrics:  metrics,
+		events:   make(chan event, queueSize),
+		stopped:  make(chan struct{}),
+		synced:   make(chan struct{}),
+		policies: make(chan struct{}, 1),
+		feeds:    map[string]*feed{},
 	}
 }
 
@@ -89,15 +95,17 @@ type observer struct {
 	source  int
 }
 
-func (o *observer) Replaced(items []*object.Object, _ uint64) {
-	o.builder.send(event{source: o.source, kind: replaced, items: items, observed: time.Now()})
+func (o *observer) Replaced(items []*object.Object, revision uint64) {
+	o.builder.send(event{source: o.source, kind: replaced, items: items, revision: revision, observed: time.Now()})
 }
 
-func (o *observer) Changed(t watch.EventType, obj *object.Object, _ uint64) {
-	o.builder.send(event{source: o.source, kind: t, object: obj, observed: time.Now()})
+func (o *observer) Changed(t watch.EventType, obj *object.Object, revision uint64) {
+	o.builder.send(event{source: o.source, kind: t, object: obj, revision: revision, observed: time.Now()})
 }
 
-func (o *observer) Progressed(uint64) {}
+func (o *observer) Progressed(revision uint64) {
+	o.builder.send(event{source: o.source, kind: progressed, revision: revision, observed: time.Now()})
+}
 
 func (b *Builder) send(e event) {
 	select {
@@ -137,11 +145,16 @@ func (b *Builder) Run(ctx context.Context) {
 		}
 		m.settled = true
 		m.settle()
+		m.relabel()
 		b.publish(m, observed)
 	}
 }
 
 func (b *Builder) apply(ctx context.Context, m *model, e event) {
+	m.seen.note(e)
+	if e.kind == progressed {
+		return
+	}
 	switch e.source {
 	case virtualClusters:
 		var errs []error
@@ -159,13 +172,19 @@ func (b *Builder) apply(ctx context.Context, m *model, e event) {
 			}
 		}
 	case meshes:
+		var errs []error
 		switch e.kind {
 		case replaced:
-			m.replaceMeshes(e.items)
+			errs = m.replaceMeshes(e.items)
 		case watch.Deleted:
 			m.removeMesh(e.object.Name)
 		default:
-			m.setMesh(e.object)
+			errs = append(errs, m.setMesh(e.object))
+		}
+		for _, err := range errs {
+			if err != nil {
+				klog.FromContext(ctx).Error(err, "Keeping the mesh's filters and stages as they were")
+			}
 		}
 	case namespaces:
 		switch e.kind {
@@ -198,12 +217,22 @@ func (b *Builder) publish(m *model, observed time.Time) {
 	defer b.mu.Unlock()
 	for name, snapshot := range next {
 		f := b.feed(name)
+		old := f.state.Load().snapshot
+		if old == nil && snapshot.Policy != nil || old != nil && old.Policy != snapshot.Policy {
+			b.notePolicy()
+		}
+		if stages := f.stages.Load(); stages != nil && (snapshot.Policy == nil || snapshot.Policy.Epoch != stages.epoch) {
+			f.stages.Store(nil)
+		}
 		var before *HeldBack
-		if last := f.state.Load().snapshot; last != nil {
-			before = last.HeldBack
+		if old != nil {
+			before = old.HeldBack
 		}
 		b.metrics.published(b.kinds, snapshot, before)
 		f.set(state{snapshot: snapshot})
+	}
+	if m.epochs > 0 {
+		b.seen.Store(m.seen.clone())
 	}
 	for name, f := range b.feeds {
 		if m.meshes[name] != nil {
@@ -213,12 +242,25 @@ func (b *Builder) publish(m *model, observed time.Time) {
 			if s.snapshot != nil {
 				b.metrics.vanished(b.kinds, name)
 			}
+			f.stages.Store(nil)
 			f.set(state{err: ErrNoMesh})
+			b.notePolicy()
 		}
 		b.forgetIfUnused(f)
 	}
 	if !b.isSynced() {
 		close(b.synced)
+	}
+}
+
+// Policies receives when a mesh's policy has changed, or a mesh has gone. It is for one
+// receiver.
+func (b *Builder) Policies() <-chan struct{} { return b.policies }
+
+func (b *Builder) notePolicy() {
+	select {
+	case b.policies <- struct{}{}:
+	default:
 	}
 }
 
@@ -234,8 +276,11 @@ func (b *Builder) isSynced() bool {
 // feed is one mesh's present snapshot and those who want to know when it changes.
 type feed struct {
 	mesh        string
+	kinds       []Kind
 	state       atomic.Pointer[state]
+	stages      atomic.Pointer[stages]     // nil until somebody releases
 	subscribers map[*Subscription]struct{} // guarded by the builder's lock
+	views       map[string]*view           // guarded by the builder's lock
 }
 
 type state struct {
@@ -245,6 +290,10 @@ type state struct {
 
 func (f *feed) set(s state) {
 	f.state.Store(&s)
+	f.wake()
+}
+
+func (f *feed) wake() {
 	for sub := range f.subscribers {
 		select {
 		case sub.changed <- struct{}{}:
@@ -257,7 +306,7 @@ func (f *feed) set(s state) {
 func (b *Builder) feed(mesh string) *feed {
 	f := b.feeds[mesh]
 	if f == nil {
-		f = &feed{mesh: mesh, subscribers: map[*Subscription]struct{}{}}
+		f = &feed{mesh: mesh, kinds: b.kinds, subscribers: map[*Subscription]struct{}{}, views: map[string]*view{}}
 		s := state{err: ErrNotSynced}
 		if b.isSynced() {
 			s.err = ErrNoMesh
@@ -279,6 +328,10 @@ type Subscription struct {
 	builder *Builder
 	feed    *feed
 	changed chan struct{}
+
+	who    atomic.Pointer[ControlPlane] // nil: one who is to see all
+	mu     sync.Mutex                   // guards what follows
+	choice choice
 }
 
 // Subscribe follows a mesh, whether there is one of that name or not. The
@@ -295,18 +348,26 @@ func (b *Builder) Subscribe(mesh string) *Subscription {
 // one value.
 func (s *Subscription) Changed() <-chan struct{} { return s.changed }
 
-// Snapshot is the mesh's present snapshot, or else ErrNotSynced or ErrNoMesh. It
-// takes no lock.
+// Snapshot is what the subscriber is to have at present, or else ErrNotSynced, ErrNoMesh
+// or ErrHeld. Unless there are filters, stages or a revision, it takes no lock.
 func (s *Subscription) Snapshot() (*Snapshot, error) {
 	now := s.feed.state.Load()
-	return now.snapshot, now.err
+	who := s.who.Load()
+	if now.err != nil || who == nil || now.snapshot.Policy == nil && who.Revision == "" {
+		return now.snapshot, now.err
+	}
+	return s.choose(now.snapshot, who)
 }
 
 // Close ends the subscription.
 func (s *Subscription) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.builder.mu.Lock()
 	defer s.builder.mu.Unlock()
 	delete(s.feed.subscribers, s)
+	s.feed.release(s.choice.view)
+	s.choice = choice{}
 	s.builder.forgetIfUnused(s.feed)
 }
 

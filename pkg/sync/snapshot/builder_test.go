@@ -445,7 +445,7 @@ func TestWritesThatControlPlanesDoNotReadMarshalNothing(t *testing.T) {
 	}
 	m := newModel(kinds)
 	m.settled = true
-	m.setMesh(meshObject("m"))
+	m.addMesh(meshObject("m"))
 	if err := m.setVirtualCluster(clusterObject("c", "m", 0, "*")); err != nil {
 		t.Fatal(err)
 	}

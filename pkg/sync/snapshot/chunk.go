@@ -124,7 +124,7 @@ func (b *listBuilder) merge(c *chunk, changes []change) {
 		at = to
 		if found {
 			old := c.entries[at]
-			if ch.entry != nil && ch.entry.sum == old.sum {
+			if ch.entry != nil && ch.entry.sum == old.sum && ch.entry.cluster == old.cluster {
 				continue // it stays, with what follows it
 			}
 			at++

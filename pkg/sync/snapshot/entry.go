@@ -56,6 +56,7 @@ type entry struct {
 	name       uint32
 	nameLength uint16
 	sum        sum
+	cluster    string // the virtual cluster that it comes from, which no control plane sees
 }
 
 // rendered is a new entry that is on its way into a chunk, with offsets into data.
@@ -115,6 +116,7 @@ func render(o *object.Object, key, typeURL string, message []byte) rendered {
 	hash.Write(metadata)
 	hash.Write(message)
 	r := rendered{key: key}
+	r.cluster = o.Cluster()
 	var digest [sha256.Size]byte
 	copy(r.sum[:], hash.Sum(digest[:0]))
 

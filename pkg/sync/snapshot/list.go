@@ -117,6 +117,10 @@ func (e Entry) Resource() []byte {
 // version, and removed for each that only old has, in the order of their names.
 // What the lists share is skipped unread. A nil old list is empty.
 func (l *List) Diff(old *List, changed func(Entry), removed func(name string)) {
+	l.diff(old, func(a, b *entry) bool { return a.sum == b.sum }, changed, removed)
+}
+
+func (l *List) diff(old *List, same func(a, b *entry) bool, changed func(Entry), removed func(name string)) {
 	if old == nil {
 		old = Empty
 	}
@@ -143,7 +147,7 @@ func (l *List) Diff(old *List, changed func(Entry), removed func(name string)) {
 			a.next()
 			continue
 		}
-		if e := b.entry(); order > 0 || e.chunk.entries[e.at].sum != a.chunks[0].entries[a.at].sum {
+		if e := b.entry(); order > 0 || !same(&a.chunks[0].entries[a.at], &e.chunk.entries[e.at]) {
 			changed(e)
 		}
 		if order == 0 {

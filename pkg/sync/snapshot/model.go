@@ -29,7 +29,10 @@ type model struct {
 	members    map[string]int // how many virtual clusters name a mesh, existing or not
 	affected   map[*space]struct{}
 	// dirty are virtual clusters that may not do any more what they could, or may now.
-	dirty map[*cluster]struct{}
+	dirty  map[*cluster]struct{}
+	labels *clusterLabels // of the virtual clusters
+	seen   Seen
+	epochs uint64 // how often a mesh began to have stages
 }
 
 type cluster struct {
@@ -62,7 +65,9 @@ type mesh struct {
 	good        []map[string]*object.Object // of what is quarantined, what the list has
 	held        held
 	members     int
-	changed     bool // something besides the lists is to be published
+	policy      *Policy
+	read        meshSource // what policy was made of
+	changed     bool       // something besides the lists is to be published
 }
 
 // pending is what is to become of one key of a list.
@@ -82,6 +87,8 @@ func newModel(kinds []Kind) *model {
 		members:    map[string]int{},
 		affected:   map[*space]struct{}{},
 		dirty:      map[*cluster]struct{}{},
+		labels:     &clusterLabels{},
+		seen:       newSeen(len(kinds)),
 	}
 }
 
@@ -209,6 +216,7 @@ func (m *model) setVirtualCluster(o *object.Object) error {
 	if reason, is := o.Annotations[QuarantinedAnnotation]; is {
 		return fmt.Errorf("virtual cluster %s cannot be read: %s", o.Name, reason)
 	}
+	m.label(o.Name, o.Labels, true)
 	vc := v1alpha1.VirtualCluster{ObjectMeta: o.ObjectMeta}
 	if spec := o.Field("spec"); spec != nil {
 		if err := json.Unmarshal(spec, &vc.Spec); err != nil {
@@ -226,6 +234,7 @@ func (m *model) setVirtualCluster(o *object.Object) error {
 }
 
 func (m *model) removeVirtualCluster(name string) {
+	m.label(name, nil, false)
 	if old, had := m.index.Claims(name); had {
 		m.index = m.index.Without(name)
 		m.claim(old, ownership.Claims{Cluster: name})
@@ -316,8 +325,15 @@ func (m *model) replaceVirtualClusters(items []*object.Object) []error {
 	return errs
 }
 
-// setMesh takes note that there is a mesh.
-func (m *model) setMesh(o *object.Object) {
+// setMesh takes in a mesh that is new or has changed. One that cannot be read keeps what it
+// said before.
+func (m *model) setMesh(o *object.Object) error {
+	m.addMesh(o)
+	return m.readPolicy(m.meshes[o.Name], o)
+}
+
+// addMesh takes note that there is a mesh, and which its root namespace is.
+func (m *model) addMesh(o *object.Object) {
 	root, readable := rootNamespace(o)
 	if mesh := m.meshes[o.Name]; mesh != nil {
 		if !readable || mesh.root == root {
@@ -439,7 +455,8 @@ func (m *model) affectMesh(name string) {
 	}
 }
 
-func (m *model) replaceMeshes(items []*object.Object) {
+func (m *model) replaceMeshes(items []*object.Object) []error {
+	var errs []error
 	present := make(map[string]struct{}, len(items))
 	for _, o := range items {
 		present[o.Name] = struct{}{}
@@ -450,8 +467,11 @@ func (m *model) replaceMeshes(items []*object.Object) {
 		}
 	}
 	for _, o := range items {
-		m.setMesh(o)
+		if err := m.setMesh(o); err != nil {
+			errs = append(errs, err)
+		}
 	}
+	return errs
 }
 
 // settle decides anew which of the affected spaces contribute to which mesh, and has what
@@ -660,7 +680,8 @@ func (m *mesh) quarantine(kind int, todo map[string]pending, failures map[string
 }
 
 func (m *mesh) snapshot() *Snapshot {
-	s := &Snapshot{Mesh: m.name, Lists: slices.Clone(m.lists), VirtualClusters: m.members, HeldBack: m.held.publish()}
+	s := &Snapshot{Mesh: m.name, Lists: slices.Clone(m.lists), Policy: m.policy, VirtualClusters: m.members, HeldBack: m.held.publish()}
+	s.seal()
 	for _, failures := range m.quarantined {
 		s.Quarantined = slices.AppendSeq(s.Quarantined, maps.Values(failures))
 	}

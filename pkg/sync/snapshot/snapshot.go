@@ -30,6 +30,9 @@ var (
 	ErrNotSynced = errors.New("the configuration has not been read yet")
 	// ErrNoMesh says that there is no such mesh.
 	ErrNoMesh = errors.New("there is no such mesh")
+	// ErrHeld says that it is not certain what a control plane is to receive: it is to keep
+	// what it has.
+	ErrHeld = errors.New("it is not certain what this control plane is to receive")
 )
 
 // Kind is one kind of resource that control planes receive.
@@ -75,6 +78,11 @@ type Source struct {
 type Snapshot struct {
 	// Mesh is the mesh's name.
 	Mesh string
+	// Version is equal for snapshots of equal content. What is made of a snapshot for single
+	// control planes has the version of the whole.
+	Version string
+	// Policy is what the mesh says about who receives what; nil when all receive everything.
+	Policy *Policy
 	// Lists are the resources, one list for each kind, in the order of the kinds.
 	Lists []*List
 	// VirtualClusters is how many virtual clusters name the mesh.
@@ -83,6 +91,8 @@ type Snapshot struct {
 	Quarantined []v1alpha1.QuarantinedResource
 	// HeldBack are the objects that may not reach the mesh; nil for none.
 	HeldBack *HeldBack
+
+	order uint64 // greater than that of all that were made before
 }
 
 // Resources is the number of resources of all kinds.

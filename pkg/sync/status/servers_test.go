@@ -240,16 +240,6 @@ func TestAMeshIsInStepWhenAllHaveAcknowledged(t *testing.T) {
 	condition("all again", metav1.ConditionTrue, "Acknowledged")
 }
 
-func TestTheVersionOfAMeshFollowsFromItsContentAlone(t *testing.T) {
-	one := version(&snapshot.Snapshot{Lists: []*snapshot.List{snapshot.Empty}})
-	if again := version(&snapshot.Snapshot{Mesh: "other", Lists: []*snapshot.List{snapshot.Empty}}); one != again || len(one) != 16 {
-		t.Errorf("%q and %q", one, again)
-	}
-	if two := version(&snapshot.Snapshot{Lists: []*snapshot.List{snapshot.Empty, snapshot.Empty}}); one == two {
-		t.Error("another content has the same version")
-	}
-}
-
 func TestWhatHappensToControlPlanesIsTold(t *testing.T) {
 	f := newFleet()
 	f.status.ControlPlanes = []v1alpha1.ControlPlaneStatus{{ID: "old", Server: "before", Connected: true}}

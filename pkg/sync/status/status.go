@@ -4,11 +4,8 @@ package status
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"time"
@@ -83,6 +80,8 @@ type Reporter struct {
 	Tell func(ctx context.Context, mesh, kind, reason, message string)
 	// Metrics may be nil.
 	Metrics *Metrics
+	// Rollouts tells where the releases of a mesh stand; nil for nowhere. It is to be set before Run.
+	Rollouts func(mesh string) *v1alpha1.MeshRolloutStatus
 
 	writer        Writer
 	snapshots     Snapshots
@@ -178,6 +177,9 @@ func (r *Reporter) report(ctx context.Context, s *snapshot.Snapshot) error {
 	m.look(r.controlPlanes.ControlPlanes(s.Mesh), r.Servers.Name(), now)
 	r.Metrics.observe(s.Mesh, m.known, now)
 	o := m.own(s, now)
+	if r.Rollouts != nil {
+		o.status.Rollout = r.Rollouts(s.Mesh)
+	}
 	if !r.due(m, o, now) {
 		r.tell(ctx, s.Mesh, m, now)
 		return nil
@@ -194,6 +196,7 @@ func (r *Reporter) report(ctx context.Context, s *snapshot.Snapshot) error {
 		merged = merge(o.status.ControlPlanes, status.ControlPlanes, me, dead, now)
 		mine := o.status.DeepCopy()
 		status.VirtualClusters, status.Resources, status.Version, status.Quarantined = mine.VirtualClusters, mine.Resources, mine.Version, mine.Quarantined
+		status.HeldBack, status.Rollout = mine.HeldBack, mine.Rollout
 		status.Connected, status.InStep, status.Proxies, status.SyncedProxies = mine.Connected, mine.InStep, mine.Proxies, mine.SyncedProxies
 		status.Servers = append(mine.Servers, servers...)
 		slices.SortFunc(status.Servers, func(a, b v1alpha1.MeshServerStatus) int { return cmp.Compare(a.Name, b.Name) })
@@ -299,7 +302,7 @@ func (m *report) own(s *snapshot.Snapshot, now time.Time) *own {
 	o := &own{status: &v1alpha1.MeshStatus{
 		VirtualClusters: int32(s.VirtualClusters),
 		Resources:       int32(s.Resources()),
-		Version:         version(s),
+		Version:         s.Version,
 		Quarantined:     s.Quarantined[:min(len(s.Quarantined), maxQuarantined)],
 	}}
 	status := o.status
@@ -387,15 +390,6 @@ func merge(mine, stored []v1alpha1.ControlPlaneStatus, server string, dead map[s
 	}
 	sortByID(all)
 	return all
-}
-
-// version names what a snapshot holds, whichever server made it.
-func version(s *snapshot.Snapshot) string {
-	h := sha256.New()
-	for _, list := range s.Lists {
-		_, _ = io.WriteString(h, list.Version()+"\n") // a hash takes everything
-	}
-	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 
 // inStep tells whether all control planes have acknowledged what they were sent.

@@ -63,6 +63,7 @@ func (st *stream) controlPlane() v1alpha1.ControlPlaneStatus {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	out := *st.status.DeepCopy()
+	out.Stage = st.subscription.Stage()
 	for _, k := range st.kinds {
 		out.Kinds = append(out.Kinds, *k.DeepCopy())
 	}

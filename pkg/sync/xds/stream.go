@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"sync"
 	"time"
@@ -64,6 +65,7 @@ type interest struct {
 	due     bool           // the client is owed a response
 	nonce   string         // of the last response
 	waiting bool           // for the last response to be acknowledged
+	refused bool           // the last response
 	sentAt  time.Time
 	change  time.Time // when the change was observed that the last response tells of; zero if none
 
@@ -81,6 +83,9 @@ type stream struct {
 	log      klog.Logger
 
 	subscription *snapshot.Subscription
+	selected     bool   // the subscription knows for whom it is
+	revision     string // as it was told
+	acked        string // the version of the snapshot that was acknowledged whole
 	interests    map[string]*interest
 	order        []*interest
 	turn         int // the interest whose turn to be looked at it is
@@ -168,6 +173,7 @@ func (st *stream) serve() error {
 			}
 			w, m, wait := st.next(current, now)
 			wake = wait
+			st.note(current)
 			if m != nil {
 				sending, sendingSince = w, now
 				outgoing <- m
@@ -241,7 +247,7 @@ func (st *stream) request(r *request) error {
 		st.interests[r.typeURL] = w
 		st.order = append(st.order, w)
 	} else if w.waiting && r.nonce == w.nonce {
-		w.waiting = false
+		w.waiting, w.refused = false, r.refusal != ""
 		st.acknowledged(w, r.refusal)
 	}
 	answer, err := st.protocol.subscribe(w, r, isNew)
@@ -312,8 +318,12 @@ func (st *stream) next(current *snapshot.Snapshot, now time.Time) (*interest, *m
 func (st *stream) identify(node *core.Node) {
 	st.mu.Lock()
 	id := st.status.ID
-	if node != nil {
+	if node != nil || st.status.Labels == nil {
 		st.status.Revision = shorten(node.GetMetadata().GetFields()["ISTIO_REVISION"].GetStringValue())
+		if labels := labelsOf(node); !st.selected || st.revision != st.status.Revision || !maps.Equal(st.status.Labels, labels) {
+			st.status.Labels, st.selected, st.revision = labels, true, st.status.Revision
+			st.subscription.Select(snapshot.ControlPlane{Revision: st.status.Revision, Labels: labels})
+		}
 	}
 	st.mu.Unlock()
 	if id == "" {

@@ -140,6 +140,10 @@ type MeshStatus struct {
 	// +optional
 	HeldBack int32 `json:"heldBack"`
 
+	// Where the releases stand; only of a mesh that has stages.
+	// +optional
+	Rollout *MeshRolloutStatus `json:"rollout,omitempty"`
+
 	// The vmesh servers that control planes are connected to, with the counts of each.
 	// +optional
 	// +listType=map
@@ -213,8 +217,9 @@ type ControlPlaneStatus struct {
 	// vmesh.io/pod and vmesh.io/namespace, as far as it says so, and the labels that a relay was given.
 	// +optional
 	Labels map[string]string `json:"labels,omitempty"`
-	// The version of the mesh's snapshot that it has acknowledged whole. Control planes with
-	// the same version, in one view of the mesh, have the same configuration.
+	// The version of the mesh's snapshot of which it has acknowledged all that is meant for it.
+	// Control planes with the same version have the same configuration, but for what their
+	// revisions and filters leave out.
 	// +optional
 	Version string `json:"version,omitempty"`
 	// The stage of the rollout that it belongs to.
