@@ -13,6 +13,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/ownership"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 )
 
@@ -28,8 +29,12 @@ type Builder struct {
 	stopped chan struct{}
 	synced  chan struct{}
 
-	mu    sync.Mutex
-	feeds map[string]*feed
+	follower Follower // may be nil
+
+	mu          sync.Mutex
+	feeds       map[string]*feed
+	owners      *ownership.Index          // nil until all was read
+	meshObjects map[string]*object.Object // by name
 }
 
 // event is what an observer was told.
@@ -108,6 +113,7 @@ func (b *Builder) send(e event) {
 func (b *Builder) Run(ctx context.Context) {
 	defer close(b.stopped)
 	m := newModel(b.kinds)
+	m.followed = b.follower != nil
 	missing := map[int]bool{virtualClusters: true, meshes: true}
 	for i := range b.kinds {
 		missing[i] = true
@@ -136,6 +142,9 @@ func (b *Builder) Run(ctx context.Context) {
 		m.settled = true
 		m.settle()
 		b.publish(m, observed)
+		if placements := m.placements(); len(placements) > 0 {
+			b.follower.Placed(placements)
+		}
 	}
 }
 
@@ -160,10 +169,14 @@ func (b *Builder) apply(ctx context.Context, m *model, e event) {
 		switch e.kind {
 		case replaced:
 			m.replaceMeshes(e.items)
+			for _, o := range e.items {
+				b.observeMesh(o)
+			}
 		case watch.Deleted:
 			m.removeMesh(e.object.Name)
 		default:
 			m.addMesh(e.object.Name)
+			b.observeMesh(e.object)
 		}
 	default:
 		switch e.kind {
@@ -187,6 +200,7 @@ func (b *Builder) publish(m *model, observed time.Time) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.remember(m)
 	for name, snapshot := range next {
 		f := b.feed(name)
 		b.metrics.published(b.kinds, snapshot)

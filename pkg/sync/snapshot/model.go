@@ -27,6 +27,8 @@ type model struct {
 	meshes     map[string]*mesh
 	members    map[string]int // how many virtual clusters name a mesh, existing or not
 	affected   map[*space]struct{}
+	followed   bool // whether touched is wanted
+	touched    []touched
 }
 
 type cluster struct {
@@ -108,6 +110,7 @@ func (m *model) setObject(kind int, o *object.Object) {
 	}
 	old := objects[o.Name]
 	objects[o.Name] = o
+	m.touch(kind, o, false)
 	if s.mesh != nil && (old == nil || !sameToReader(old, o)) {
 		s.mesh.set(kind, key(o.Namespace, o.Name), o)
 	}
@@ -124,10 +127,12 @@ func (m *model) removeObject(kind int, clusterName, namespace, name string) {
 		return
 	}
 	objects := s.objects(kind)
-	if _, held := objects[name]; !held {
+	last, held := objects[name]
+	if !held {
 		return
 	}
 	delete(objects, name)
+	m.touch(kind, last, true)
 	if s.mesh != nil {
 		s.mesh.remove(kind, key(namespace, name))
 	}
@@ -319,6 +324,7 @@ func (m *model) removeMesh(name string) {
 		for _, s := range spaces {
 			if s.mesh == mesh {
 				s.mesh = nil
+				m.touchSpace(s)
 			}
 		}
 	}
@@ -364,6 +370,7 @@ func (m *model) settle() {
 	}
 	// What moves from one space to another leaves the one before it enters the other.
 	for s := range m.affected {
+		m.touchSpace(s)
 		if s.mesh = m.target(s); s.mesh != nil {
 			s.each(func(kind int, o *object.Object) { s.mesh.set(kind, key(o.Namespace, o.Name), o) })
 		}
