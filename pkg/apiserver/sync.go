@@ -21,16 +21,17 @@ import (
 
 // assembleSync makes the meshes' config source: snapshots of what the watch caches
 // hold, served to control planes.
-func (s *Server) assembleSync(mesh []*kind.Kind, meshes *resource.Store, creds *credentials) error {
+func (s *Server) assembleSync(mesh []*kind.Kind, stores map[schema.GroupResource]*resource.Store, meshes *resource.Store, creds *credentials) error {
 	var err error
 	s.sync, err = sync.New(sync.Config{
 		Kinds: mesh,
 		Observe: func(ctx context.Context, gr schema.GroupResource, o snapshot.Observer) error {
 			return s.backend.Observe(ctx, gr, o)
 		},
-		Writer: meshStatus{meshes},
-		Plain:  s.xdsPlain,
-		TLS:    s.xdsOnTLS,
+		Writer:     meshStatus{meshes},
+		Conditions: newConditions(mesh, stores),
+		Plain:      s.xdsPlain,
+		TLS:        s.xdsOnTLS,
 		// Asked for at each handshake: a renewed certificate needs no restart.
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: creds.certificate},
 		Register:  register,

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -81,19 +82,28 @@ func SetCondition(o *object.Object, kind string, c *Condition, now time.Time) er
 	default:
 		return fmt.Errorf("status.conditions: must be a list, not %T", present)
 	}
+	before := len(others)
 	at, old := -1, map[string]any(nil)
-	for i, other := range others {
-		if m, _ := other.(map[string]any); m["type"] == kind {
+	// kubectl takes the first of a type, and types for the same that differ in case.
+	others = slices.DeleteFunc(others, func(other any) bool {
+		m, _ := other.(map[string]any)
+		return strings.EqualFold(text(m["type"]), kind) && text(m["type"]) != kind
+	})
+	for i := 0; i < len(others); i++ {
+		if m, _ := others[i].(map[string]any); m["type"] != kind {
+			continue
+		} else if at < 0 && c != nil {
 			at, old = i, m
-			break
+			continue
 		}
+		others = slices.Delete(others, i, i+1)
+		i--
 	}
 	if c == nil {
-		if at < 0 {
+		if len(others) == before {
 			return nil
 		}
-		status["conditions"] = slices.Delete(others, at, at+1)
-		if len(others) == 1 {
+		if status["conditions"] = others; len(others) == 0 {
 			delete(status, "conditions")
 		}
 		return o.SetMember("status", status)
@@ -101,14 +111,14 @@ func SetCondition(o *object.Object, kind string, c *Condition, now time.Time) er
 	since := now
 	if !c.LastTransitionTime.IsZero() {
 		since = c.LastTransitionTime
-	} else if before, err := time.Parse(time.RFC3339, text(old["lastTransitionTime"])); err == nil && old["status"] == string(c.Status) {
-		since = before
+	} else if then, err := time.Parse(time.RFC3339, text(old["lastTransitionTime"])); err == nil && old["status"] == string(c.Status) {
+		since = then
 	}
 	condition := map[string]any{
 		"type": kind, "status": string(c.Status), "reason": c.Reason, "message": c.Message,
 		"observedGeneration": c.ObservedGeneration, "lastTransitionTime": since.UTC().Format(time.RFC3339),
 	}
-	if maps.Equal(scalars(condition), scalars(old)) {
+	if len(others) == before && maps.Equal(scalars(condition), scalars(old)) {
 		return nil
 	}
 	if at < 0 {

@@ -21,6 +21,8 @@ type Placement struct {
 	Object *object.Object
 	// Mesh is the mesh that receives the object, or would but for its content; empty for none.
 	Mesh string
+	// Moved says that it has only now come to the mesh, or left one.
+	Moved bool
 	// Gone says that the object no longer exists, and was last as told.
 	Gone bool
 }
@@ -29,30 +31,33 @@ type Placement struct {
 type touched struct {
 	kind   int
 	object *object.Object
+	moved  bool
 	gone   bool
 }
 
 // touch takes note of an object for the follower, if there is one.
 func (m *model) touch(kind int, o *object.Object, gone bool) {
 	if m.followed {
-		m.touched = append(m.touched, touched{kind, o, gone})
+		m.touched = append(m.touched, touched{kind, o, false, gone})
 	}
 }
 
 func (m *model) touchSpace(s *space) {
 	if m.followed {
-		s.each(func(kind int, o *object.Object) { m.touch(kind, o, false) })
+		// What is there when all has been read was there before.
+		s.each(func(kind int, o *object.Object) { m.touched = append(m.touched, touched{kind, o, m.placed, false}) })
 	}
 }
 
 // placements are where those touched are by now.
 func (m *model) placements() []Placement {
+	m.placed = true
 	if len(m.touched) == 0 {
 		return nil
 	}
 	placements := make([]Placement, 0, len(m.touched))
 	for _, t := range m.touched {
-		p := Placement{Kind: t.kind, Object: t.object, Gone: t.gone}
+		p := Placement{Kind: t.kind, Object: t.object, Moved: t.moved, Gone: t.gone}
 		if c := m.clusters[t.object.Cluster()]; c != nil && !t.gone {
 			if s := c.spaces[t.object.Namespace]; s != nil && s.mesh != nil {
 				p.Mesh = s.mesh.name
@@ -129,4 +134,3 @@ func (b *Builder) observeMesh(o *object.Object) {
 	}
 	b.meshObjects[o.Name] = o
 }
-

@@ -29,6 +29,7 @@ type model struct {
 	affected   map[*space]struct{}
 	followed   bool // whether touched is wanted
 	touched    []touched
+	placed     bool // the follower was told of all there was
 }
 
 type cluster struct {

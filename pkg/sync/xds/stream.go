@@ -42,6 +42,8 @@ type protocol interface {
 	// respond makes the response that brings the client to a list, or none when it has
 	// nothing to say; must says that it is owed one.
 	respond(w *interest, list *snapshot.List, nonce string, must bool) *message
+	// wantsAll says whether an interest is in all resources of its kind.
+	wantsAll(w *interest) bool
 }
 
 // request is what the two kinds of request have in common, and what they have not.
@@ -85,9 +87,10 @@ type stream struct {
 	turn         int // the interest whose turn to be looked at it is
 	nonces       uint64
 
-	mu     sync.Mutex // guards what follows, which others read
-	status v1alpha1.ControlPlaneStatus
-	kinds  map[string]*v1alpha1.ControlPlaneKindStatus
+	mu       sync.Mutex // guards what follows, which others read
+	status   v1alpha1.ControlPlaneStatus
+	kinds    map[string]*v1alpha1.ControlPlaneKindStatus
+	receipts map[int]receipt // by kind
 }
 
 func (s *Server) serveStream(g grpc.ServerStream, p protocol) error {
@@ -99,6 +102,7 @@ func (s *Server) serveStream(g grpc.ServerStream, p protocol) error {
 		began:     time.Now(),
 		interests: map[string]*interest{},
 		kinds:     map[string]*v1alpha1.ControlPlaneKindStatus{},
+		receipts:  map[int]receipt{},
 	}
 	st.status.ConnectedSince = metav1.NewTime(st.began.Truncate(time.Second))
 	st.status.Connected = true
@@ -235,11 +239,13 @@ func (st *stream) request(r *request) error {
 	} else if w.waiting && r.nonce == w.nonce {
 		w.waiting = false
 		st.acknowledged(w, r.refusal)
+		st.answered(w, r.refusal)
 	}
 	answer, err := st.protocol.subscribe(w, r, isNew)
 	if err != nil {
 		return err
 	}
+	st.asks(w)
 	w.due = w.due || answer
 	return nil
 }
@@ -294,6 +300,7 @@ func (st *stream) next(current *snapshot.Snapshot, now time.Time) (*interest, *m
 			w.change = list.Changed()
 		}
 		st.sent(w, m)
+		st.awaits(w)
 		st.turn = at + 1
 		return w, m, again
 	}
