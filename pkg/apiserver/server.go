@@ -202,6 +202,7 @@ func (s *Server) assemble(creds *credentials) error {
 	for _, group := range []string{"", "events.k8s.io"} {
 		stores[schema.GroupResource{Group: group, Resource: "events"}].TTLFunc = eventTTL
 	}
+	s.markDistribution(mesh, stores)
 	namespaces := stores[schema.GroupResource{Resource: "namespaces"}]
 	namespaceREST, finalizeREST := namespace.NewREST(namespaces)
 	clusterStore, meshStore := stores[virtualClusters.GroupResource()], stores[meshes.GroupResource()]
@@ -330,7 +331,7 @@ func (s *Server) assemble(creds *credentials) error {
 		meshes.GroupResource():            {Serves: isRoot},
 		kubeconfigs.GroupResource():       {Serves: isRoot},
 	}, mesh)
-	if err := s.assembleSync(mesh, meshStore, creds, stores[schema.GroupResource{Resource: "events"}]); err != nil {
+	if err := s.assembleSync(mesh, stores, meshStore, creds); err != nil {
 		return err
 	}
 	if s.encryption != nil {

@@ -24,8 +24,8 @@ import (
 
 // assembleSync makes the meshes' config source: snapshots of what the watch caches
 // hold, served to control planes.
-func (s *Server) assembleSync(mesh []*kind.Kind, meshes *resource.Store, creds *credentials, eventStore *resource.Store) error {
-	releases, err := s.releases(mesh, meshes, eventStore)
+func (s *Server) assembleSync(mesh []*kind.Kind, stores map[schema.GroupResource]*resource.Store, meshes *resource.Store, creds *credentials) error {
+	releases, err := s.releases(mesh, meshes, stores[schema.GroupResource{Resource: "events"}])
 	if err != nil {
 		return err
 	}
@@ -35,8 +35,9 @@ func (s *Server) assembleSync(mesh []*kind.Kind, meshes *resource.Store, creds *
 		Observe: func(ctx context.Context, gr schema.GroupResource, o snapshot.Observer) error {
 			return s.backend.Observe(ctx, gr, o)
 		},
-		Writer:  meshStatus{meshes},
-		Servers: peers,
+		Writer:     meshStatus{meshes},
+		Conditions: newConditions(mesh, stores),
+		Servers:    peers,
 		Tell: func(ctx context.Context, mesh, kind, reason, message string) {
 			obj, err := meshes.Get(vmesh.RootContext(ctx), mesh, &metav1.GetOptions{ResourceVersion: "0"})
 			if err != nil {

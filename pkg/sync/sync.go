@@ -17,6 +17,7 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/apis/istio"
 	"github.com/vmesh-io/vmesh/pkg/apis/kind"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
+	"github.com/vmesh-io/vmesh/pkg/sync/distribution"
 	"github.com/vmesh-io/vmesh/pkg/sync/release"
 	"github.com/vmesh-io/vmesh/pkg/sync/snapshot"
 	"github.com/vmesh-io/vmesh/pkg/sync/status"
@@ -36,6 +37,11 @@ type Config struct {
 	Servers status.Servers
 	// Tell writes an event about a mesh. It may be nil.
 	Tell func(ctx context.Context, mesh, kind, reason, message string)
+	// Conditions writes what objects say about their distribution; without one nothing is
+	// tracked.
+	Conditions distribution.Writer
+	// Distribution are options of the tracking. Its metrics are set when there is a Register.
+	Distribution distribution.Options
 	// Plain and TLS are where control planes are answered; either may be nil, as may
 	// TLSConfig without TLS. They are closed at the end.
 	Plain, TLS net.Listener
@@ -58,6 +64,7 @@ type Service struct {
 	server   *xds.Server
 	reporter *status.Reporter
 	releaser *release.Releaser
+	tracker  *distribution.Tracker // may be nil
 }
 
 // New makes a service. Nothing happens before Run is called.
@@ -73,6 +80,14 @@ func New(config Config) (*Service, error) {
 		s.config.XDS.Metrics = xds.NewMetrics(config.Register)
 	}
 	s.builder = snapshot.NewBuilder(kinds, snapshotMetrics)
+	if config.Conditions != nil {
+		if config.Register != nil {
+			s.config.Distribution.Metrics = distribution.NewMetrics(config.Register)
+		}
+		s.tracker = distribution.New(kinds, s.builder, receivers{s}, s.config.Distribution)
+		s.builder.Follow(s.tracker)
+		s.config.XDS.Follower = s.tracker
+	}
 	s.server = xds.New(s.builder, s.config.XDS)
 	if config.Writer != nil {
 		s.reporter = status.NewReporter(config.Writer, s.builder, s.server)
@@ -93,6 +108,18 @@ func New(config Config) (*Service, error) {
 		}
 	}
 	return s, nil
+}
+
+// receivers are the server's, which is made after the one that asks for them.
+type receivers struct{ *Service }
+
+func (r receivers) Receivers(mesh string, kind int) []xds.Receiver {
+	return r.server.Receivers(mesh, kind)
+}
+
+// Outlook is what an object that is being written says about its distribution.
+func (s *Service) Outlook(cluster, namespace string) istio.Condition {
+	return s.tracker.Outlook(cluster, namespace)
 }
 
 // Kinds are the kinds of snapshots that are made of kinds of the API.
@@ -180,6 +207,12 @@ func (s *Service) Run(ctx context.Context) error {
 	if s.reporter != nil {
 		group.Go(func() error {
 			s.reporter.Run(running)
+			return nil
+		})
+	}
+	if s.tracker != nil {
+		group.Go(func() error {
+			s.tracker.Run(running, s.config.Conditions)
 			return nil
 		})
 	}

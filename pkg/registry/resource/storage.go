@@ -26,7 +26,8 @@ const deleteWorkers = 4
 // adjusted (hooks, TTL) before REST is called for the first time.
 type Store struct {
 	*genericregistry.Store
-	kind *kind.Kind
+	kind   *kind.Kind
+	marker Marker
 }
 
 // NewStore opens the kind's storage.
@@ -45,7 +46,7 @@ func NewStore(k *kind.Kind, backend *logical.Backend) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := newStrategy(k)
+	s := newStrategy(k, nil)
 	return &Store{kind: k, Store: &genericregistry.Store{
 		NewFunc:                   func() runtime.Object { return object.New(k.GVK(k.StorageVersion())) },
 		NewListFunc:               func() runtime.Object { return newList(k, k.StorageVersion()) },
@@ -65,6 +66,13 @@ func NewStore(k *kind.Kind, backend *logical.Backend) (*Store, error) {
 		ReadinessCheckFunc:      opened.ReadinessCheck,
 		Storage:                 genericregistry.DryRunnableStorage{Storage: opened, Codec: copier{}},
 	}}, nil
+}
+
+// Mark has a marker complete what is written, before REST and StatusREST are called.
+func (s *Store) Mark(marker Marker) {
+	s.marker = marker
+	st := newStrategy(s.kind, marker)
+	s.CreateStrategy, s.UpdateStrategy, s.DeleteStrategy = st, st, st
 }
 
 func newList(k *kind.Kind, version string) *object.List {
@@ -132,7 +140,7 @@ var (
 // StatusREST makes the status storage of one version.
 func (s *Store) StatusREST(version string) *StatusREST {
 	status := *s.Store
-	st := statusStrategy{newStrategy(s.kind)}
+	st := statusStrategy{newStrategy(s.kind, s.marker)}
 	status.UpdateStrategy = st
 	return &StatusREST{store: &status, kind: s.kind, version: version}
 }

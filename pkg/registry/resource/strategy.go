@@ -20,7 +20,19 @@ import (
 // strategy is what writing an object of a kind means.
 type strategy struct {
 	names.NameGenerator
-	kind *kind.Kind
+	kind   *kind.Kind
+	marker Marker // may be nil
+}
+
+// Marker keeps a part of the status that the server itself writes, for kinds that have
+// such a part. Its methods are called before validation, and may change the object's
+// status and nothing else.
+type Marker interface {
+	// Written completes an object that is written, with its status as it was; old is
+	// nil on create.
+	Written(ctx context.Context, obj, old *object.Object)
+	// StatusWritten puts back what a write of the status must not change.
+	StatusWritten(ctx context.Context, obj, old *object.Object)
 }
 
 var (
@@ -30,8 +42,8 @@ var (
 	_ rest.GarbageCollectionDeleteStrategy = strategy{}
 )
 
-func newStrategy(k *kind.Kind) strategy {
-	return strategy{NameGenerator: names.SimpleNameGenerator, kind: k}
+func newStrategy(k *kind.Kind, marker Marker) strategy {
+	return strategy{NameGenerator: names.SimpleNameGenerator, kind: k, marker: marker}
 }
 
 func (s strategy) ObjectKinds(obj runtime.Object) ([]schema.GroupVersionKind, bool, error) {
@@ -64,7 +76,7 @@ func (s strategy) hasStatus(o *object.Object) bool {
 // nodeKind is the one kind that is created with its status: so a kubelet registers itself.
 var nodeKind = schema.GroupKind{Kind: "Node"}
 
-func (s strategy) PrepareForCreate(_ context.Context, obj runtime.Object) {
+func (s strategy) PrepareForCreate(ctx context.Context, obj runtime.Object) {
 	o := obj.(*object.Object)
 	o.Generation = 0
 	if !s.kind.Hooks.Builtin {
@@ -73,9 +85,12 @@ func (s strategy) PrepareForCreate(_ context.Context, obj runtime.Object) {
 	if s.hasStatus(o) && s.kind.GroupKind() != nodeKind {
 		setMember(o, "status", nil, false)
 	}
+	if s.marker != nil {
+		s.marker.Written(ctx, o, nil)
+	}
 }
 
-func (s strategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
+func (s strategy) PrepareForUpdate(ctx context.Context, obj, old runtime.Object) {
 	o, was := obj.(*object.Object), old.(*object.Object)
 	if s.hasStatus(o) {
 		if kept := was.Field("status"); !bytes.Equal(kept, o.Field("status")) {
@@ -85,6 +100,9 @@ func (s strategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
 	}
 	if !s.kind.Hooks.Builtin && !bytes.Equal(o.Body(), was.Body()) {
 		o.Generation = was.Generation + 1
+	}
+	if s.marker != nil {
+		s.marker.Written(ctx, o, was)
 	}
 }
 
@@ -129,7 +147,7 @@ func (s strategy) Canonicalize(obj runtime.Object) { obj.(*object.Object).DropCo
 // statusStrategy is what writing the status alone means.
 type statusStrategy struct{ strategy }
 
-func (s statusStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
+func (s statusStrategy) PrepareForUpdate(ctx context.Context, obj, old runtime.Object) {
 	o, was := obj.(*object.Object), old.(*object.Object)
 	if o == was {
 		return // copying an object into itself would lose what is copied
@@ -141,6 +159,9 @@ func (s statusStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Obj
 	o.ManagedFields, o.APIVersion = managed, version
 	if kept, had := member(was, "status"); had != has || !apiequality.Semantic.DeepEqual(kept, status) {
 		setMember(o, "status", status, has)
+	}
+	if s.marker != nil {
+		s.marker.StatusWritten(ctx, o, was)
 	}
 }
 

@@ -21,7 +21,7 @@ func strategies(t *testing.T) map[string]strategy {
 	}
 	out := map[string]strategy{}
 	for _, k := range slices.Concat(core, mesh) {
-		out[k.Resource()] = newStrategy(k)
+		out[k.Resource()] = newStrategy(k, nil)
 	}
 	return out
 }

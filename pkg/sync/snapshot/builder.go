@@ -13,6 +13,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/ownership"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 )
 
@@ -31,8 +32,12 @@ type Builder struct {
 	policies chan struct{}
 	seen     atomic.Pointer[Seen]
 
-	mu    sync.Mutex
-	feeds map[string]*feed
+	follower Follower // may be nil
+
+	mu          sync.Mutex
+	feeds       map[string]*feed
+	owners      *ownership.Index          // nil until all was read
+	meshObjects map[string]*object.Object // by name
 }
 
 // event is what an observer was told.
@@ -118,6 +123,7 @@ func (b *Builder) send(e event) {
 func (b *Builder) Run(ctx context.Context) {
 	defer close(b.stopped)
 	m := newModel(b.kinds)
+	m.followed = b.follower != nil
 	missing := map[int]bool{virtualClusters: true, meshes: true, namespaces: true}
 	for i := range b.kinds {
 		missing[i] = true
@@ -147,6 +153,9 @@ func (b *Builder) Run(ctx context.Context) {
 		m.settle()
 		m.relabel()
 		b.publish(m, observed)
+		if placements := m.placements(); len(placements) > 0 {
+			b.follower.Placed(placements)
+		}
 	}
 }
 
@@ -176,10 +185,14 @@ func (b *Builder) apply(ctx context.Context, m *model, e event) {
 		switch e.kind {
 		case replaced:
 			errs = m.replaceMeshes(e.items)
+			for _, o := range e.items {
+				b.observeMesh(o)
+			}
 		case watch.Deleted:
 			m.removeMesh(e.object.Name)
 		default:
 			errs = append(errs, m.setMesh(e.object))
+			b.observeMesh(e.object)
 		}
 		for _, err := range errs {
 			if err != nil {
@@ -215,6 +228,7 @@ func (b *Builder) publish(m *model, observed time.Time) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.remember(m)
 	for name, snapshot := range next {
 		f := b.feed(name)
 		old := f.state.Load().snapshot

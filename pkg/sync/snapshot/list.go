@@ -106,6 +106,11 @@ func (e Entry) Name() string { return e.chunk.name(e.at) }
 // Version is the hash of all that a control plane reads of the resource.
 func (e Entry) Version() string { return e.chunk.entries[e.at].sum.String() }
 
+// Same says whether a control plane reads the same of both: their versions are equal.
+func (e Entry) Same(other Entry) bool {
+	return e.chunk.entries[e.at].sum == other.chunk.entries[other.at].sum
+}
+
 // Resource is the marshalled google.protobuf.Any of the resource. It is shared and
 // must not be modified.
 func (e Entry) Resource() []byte {

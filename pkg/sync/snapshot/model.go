@@ -29,10 +29,13 @@ type model struct {
 	members    map[string]int // how many virtual clusters name a mesh, existing or not
 	affected   map[*space]struct{}
 	// dirty are virtual clusters that may not do any more what they could, or may now.
-	dirty  map[*cluster]struct{}
-	labels *clusterLabels // of the virtual clusters
-	seen   Seen
-	epochs uint64 // how often a mesh began to have stages
+	dirty    map[*cluster]struct{}
+	labels   *clusterLabels // of the virtual clusters
+	seen     Seen
+	epochs   uint64 // how often a mesh began to have stages
+	followed bool   // whether touched is wanted
+	touched  []touched
+	placed   bool // the follower was told of all there was
 }
 
 type cluster struct {
@@ -127,6 +130,7 @@ func (m *model) setObject(kind int, o *object.Object) {
 	}
 	old := objects[o.Name]
 	objects[o.Name] = o
+	m.touch(kind, o, false)
 	switch {
 	case s.mesh != nil && (old == nil || !sameToReader(old, o)):
 		s.mesh.set(kind, key(o.Namespace, o.Name), o, old)
@@ -146,10 +150,12 @@ func (m *model) removeObject(kind int, clusterName, namespace, name string) {
 		return
 	}
 	objects := s.objects(kind)
-	if _, held := objects[name]; !held {
+	last, held := objects[name]
+	if !held {
 		return
 	}
 	delete(objects, name)
+	m.touch(kind, last, true)
 	if s.mesh != nil {
 		s.mesh.remove(kind, key(namespace, name))
 		s.mesh.release(clusterName, m.kinds[kind].Name, namespace, name)
@@ -436,6 +442,7 @@ func (m *model) removeMesh(name string) {
 		for _, s := range spaces {
 			if s.mesh == mesh {
 				s.mesh = nil
+				m.touchSpace(s)
 			}
 			if s.denied == mesh {
 				s.denied = nil
@@ -500,6 +507,7 @@ func (m *model) settle() {
 	}
 	// What moves from one space to another leaves the one before it enters the other.
 	for s := range m.affected {
+		m.touchSpace(s)
 		s.mesh, s.denied, s.owner = m.target(s)
 		s.each(func(kind int, o *object.Object) {
 			switch {

@@ -32,6 +32,7 @@ func (s *Server) ControlPlanes(mesh string) []v1alpha1.ControlPlaneStatus {
 // register makes a stream known once it has said who it is. Streams that say the
 // same, such as several config sources of one istiod, get a suffix that they keep.
 func (s *Server) register(st *stream, id string) {
+	defer s.tellConnected(st.mesh)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	others := s.streams[st.mesh]
@@ -49,6 +50,7 @@ func (s *Server) register(st *stream, id string) {
 }
 
 func (s *Server) unregister(st *stream) {
+	defer s.tellConnected(st.mesh)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	rest := slices.DeleteFunc(s.streams[st.mesh], func(other *stream) bool { return other == st })

@@ -49,6 +49,8 @@ type Options struct {
 	DrainTimeout time.Duration
 	// Metrics may be nil.
 	Metrics *Metrics
+	// Follower may be nil.
+	Follower Follower
 }
 
 // Server is an aggregated discovery service. All methods are safe for concurrent

@@ -43,6 +43,8 @@ type protocol interface {
 	// respond makes the response that brings the client to a list, or none when it has
 	// nothing to say; must says that it is owed one.
 	respond(w *interest, list *snapshot.List, nonce string, must bool) *message
+	// wantsAll says whether an interest is in all resources of its kind.
+	wantsAll(w *interest) bool
 }
 
 // request is what the two kinds of request have in common, and what they have not.
@@ -97,6 +99,7 @@ type stream struct {
 	behind map[string]time.Time // since when there is something unacknowledged, by type URL
 	// reported is when the last report about proxies came.
 	reported time.Time
+	receipts map[int]receipt // by kind
 }
 
 func (s *Server) serveStream(g grpc.ServerStream, p protocol) error {
@@ -109,6 +112,7 @@ func (s *Server) serveStream(g grpc.ServerStream, p protocol) error {
 		interests: map[string]*interest{},
 		kinds:     map[string]*v1alpha1.ControlPlaneKindStatus{},
 		behind:    map[string]time.Time{},
+		receipts:  map[int]receipt{},
 	}
 	st.status.ConnectedSince = metav1.NewTime(st.began.Truncate(time.Second))
 	st.status.Connected = true
@@ -249,11 +253,13 @@ func (st *stream) request(r *request) error {
 	} else if w.waiting && r.nonce == w.nonce {
 		w.waiting, w.refused = false, r.refusal != ""
 		st.acknowledged(w, r.refusal)
+		st.answered(w, r.refusal)
 	}
 	answer, err := st.protocol.subscribe(w, r, isNew)
 	if err != nil {
 		return err
 	}
+	st.asks(w)
 	w.due = w.due || answer
 	return nil
 }
@@ -308,6 +314,7 @@ func (st *stream) next(current *snapshot.Snapshot, now time.Time) (*interest, *m
 			w.change = list.Changed()
 		}
 		st.sent(w, m)
+		st.awaits(w)
 		st.turn = at + 1
 		return w, m, again
 	}
