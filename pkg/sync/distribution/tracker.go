@@ -18,6 +18,7 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 	"github.com/vmesh-io/vmesh/pkg/sync/snapshot"
+	"github.com/vmesh-io/vmesh/pkg/sync/xds"
 )
 
 const (
@@ -57,7 +58,7 @@ type Tracker struct {
 	inbox struct {
 		sync.Mutex
 		placements []placement
-		meshes     map[string]struct{} // whose control planes came or went
+		connected  []connected
 	}
 
 	mu      sync.Mutex
@@ -99,6 +100,14 @@ type meshPending struct {
 	// recent are the last lists of each kind that were seen, by their versions, while
 	// somebody else serves the mesh too.
 	recent map[int][]*snapshot.List
+}
+
+// connected are the control planes of a mesh at one moment: one that came and went since
+// the tracker looked last counts as gone.
+type connected struct {
+	mesh      string
+	receivers []xds.Receiver
+	at        time.Time
 }
 
 // peers are the control planes of a mesh.
@@ -194,8 +203,8 @@ func (t *Tracker) Placed(placements []snapshot.Placement) {
 // take takes in what the tracker was told; the lock must be held.
 func (t *Tracker) take(now time.Time) {
 	t.inbox.Lock()
-	placements, meshes := t.inbox.placements, t.inbox.meshes
-	t.inbox.placements, t.inbox.meshes = nil, nil
+	placements, changes := t.inbox.placements, t.inbox.connected
+	t.inbox.placements, t.inbox.connected = nil, nil
 	t.inbox.Unlock()
 	for _, p := range placements {
 		o := p.Object
@@ -206,8 +215,11 @@ func (t *Tracker) take(now time.Time) {
 			t.add(id, p.Placement, p.at)
 		}
 	}
-	for mesh := range meshes {
-		t.look(mesh, now)
+	for _, c := range changes {
+		t.look(c.mesh, c.receivers, c.at)
+	}
+	for _, c := range changes { // two may have been told in the wrong order
+		t.look(c.mesh, t.receivers.Receivers(c.mesh, 0), now)
 	}
 }
 
@@ -281,11 +293,9 @@ func (t *Tracker) drop(p *pending) {
 
 // Connected implements xds.Follower.
 func (t *Tracker) Connected(mesh string) {
+	c := connected{mesh, t.receivers.Receivers(mesh, 0), t.clock.Now()}
 	t.inbox.Lock()
-	if t.inbox.meshes == nil {
-		t.inbox.meshes = map[string]struct{}{}
-	}
-	t.inbox.meshes[mesh] = struct{}{}
+	t.inbox.connected = append(t.inbox.connected, c)
 	t.inbox.Unlock()
 	t.signal()
 }
@@ -359,7 +369,7 @@ func (t *Tracker) decideAll(now time.Time) (next time.Duration) {
 	for mesh, m := range t.pending {
 		var s *snapshot.Snapshot
 		if mesh != "" {
-			t.look(mesh, now)
+			t.look(mesh, t.receivers.Receivers(mesh, 0), now)
 			for _, p := range t.peersOf(mesh) {
 				switch {
 				case p.elsewhere:
@@ -420,8 +430,7 @@ func (t *Tracker) decide(p *pending, j *judgement, now time.Time) {
 }
 
 // look brings the peers of a mesh up to date; the lock must be held.
-func (t *Tracker) look(mesh string, now time.Time) {
-	receivers := t.receivers.Receivers(mesh, 0)
+func (t *Tracker) look(mesh string, receivers []xds.Receiver, now time.Time) {
 	ps := t.peers[mesh]
 	if ps == nil {
 		if t.snapshots.Snapshot(mesh) == nil {
