@@ -35,6 +35,8 @@ const (
 	ReasonGone = "ControlPlaneGone"
 	// ReasonRefused: a control plane says that it cannot take it.
 	ReasonRefused = "Refused"
+	// ReasonRollingOut: a release has not come to all stages yet, or was aborted.
+	ReasonRollingOut = "RollingOut"
 	// ReasonNoControlPlanes: the mesh has none.
 	ReasonNoControlPlanes = "NoControlPlanes"
 	// ReasonNotSelected: the mesh has control planes, but it is for none of them.

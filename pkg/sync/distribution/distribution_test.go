@@ -128,6 +128,12 @@ func TestTheConditionSaysWhatItWaitsFor(t *testing.T) {
 		{"not to be rendered", func(w *world) {
 			w.write("shop/x", "broken", nil)
 		}, "False CannotBeSent: It cannot be sent to control planes: it is broken"},
+		{"not released to all", func(w *world) {
+			w.planes["b"].stage, w.planes["b"].due = "late", snapshot.Empty
+		}, "False RollingOut: Acknowledged by 1 of 2 control planes; not yet released to late: see vmesh rollout status"},
+		{"filtered for one", func(w *world) {
+			w.planes["b"].wants = func(snapshot.Entry) bool { return false }
+		}, "True Distributed: Acknowledged by 1 of 1 control plane"},
 		{"asking for something else", func(w *world) {
 			w.planes["b"].receiver.Asked = false
 			w.clock.Step(Patience)

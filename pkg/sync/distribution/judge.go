@@ -88,6 +88,7 @@ func proxies(receivers []xds.Receiver) string {
 type tally struct {
 	meant, have           int
 	behind, gone, refused []string
+	waiting               []string // stages of releases
 	why                   string // the first refusal
 }
 
@@ -137,6 +138,9 @@ func (t *Tracker) verdict(p *pending, j *judgement, now time.Time) (verdict *ist
 		return as(metav1.ConditionFalse, ReasonNotSelected, "Mesh %s has control planes, but it is for none of them%s", j.mesh, selecting(p)), false
 	case len(c.refused) > 0:
 		return as(metav1.ConditionFalse, ReasonRefused, "Acknowledged by %s; refused by %s: %s", of, some(c.refused), c.why), false
+	case len(c.waiting) > 0:
+		slices.Sort(c.waiting)
+		return as(metav1.ConditionFalse, ReasonRollingOut, "Acknowledged by %s; not yet released to %s: see vmesh rollout status", of, some(slices.Compact(c.waiting))), false
 	case !late:
 		return nil, false
 	case len(c.gone) > 0:
@@ -170,7 +174,7 @@ func (t *Tracker) count(p *pending, j *judgement, entry snapshot.Entry, now time
 			continue
 		}
 		if r.Asked {
-			if _, wanted := r.Wanted.Get(p.key); !wanted {
+			if !r.Wants(entry) {
 				continue // it is filtered for this one
 			}
 		} else if now.Sub(r.Began) >= t.options.Patience {
@@ -185,6 +189,8 @@ func (t *Tracker) count(p *pending, j *judgement, entry snapshot.Entry, now time
 			if c.why == "" {
 				c.why = r.Refusal
 			}
+		case r.Stage != "" && !released(r.Due, p.key, entry):
+			c.waiting = append(c.waiting, r.Stage)
 		case !r.Unanswered.IsZero():
 			c.behind = append(c.behind, shortID(r.ID)+" since "+r.Unanswered.UTC().Format(time.TimeOnly))
 		default:
@@ -242,4 +248,10 @@ func shortID(id string) string {
 		return parts[2]
 	}
 	return id
+}
+
+// released says whether what a control plane is to have by now has an entry as it is.
+func released(due *snapshot.List, key string, entry snapshot.Entry) bool {
+	e, ok := due.Get(key)
+	return ok && e.Same(entry)
 }

@@ -52,7 +52,9 @@ type world struct {
 type plane struct {
 	receiver  xds.Receiver
 	connected bool
-	selects   func(name string) bool
+	wants     func(snapshot.Entry) bool
+	stage     string // of releases, which have come to due
+	due       *snapshot.List
 }
 
 func newWorld(t testing.TB, options Options) *world {
@@ -241,7 +243,13 @@ func (w *world) Receivers(string, int) []xds.Receiver {
 	for _, p := range w.planes {
 		if p.connected {
 			r := p.receiver
-			r.Wanted = w.list()
+			r.Due, r.Wants = w.list(), func(snapshot.Entry) bool { return true }
+			if p.stage != "" {
+				r.Stage, r.Due = p.stage, p.due
+			}
+			if p.wants != nil {
+				r.Wants = p.wants
+			}
 			out = append(out, r)
 		}
 	}

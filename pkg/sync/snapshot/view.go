@@ -83,6 +83,31 @@ func (s *Subscription) Stage() string {
 	return now.snapshot.Policy.Stage(*who)
 }
 
+// Means says whether the subscriber is to have a resource of the newest snapshot, sooner or
+// later: no revision and no filter keeps it away, though a stage may still wait for it.
+func (s *Subscription) Means(kind int, e Entry) bool {
+	now, who := s.feed.state.Load(), s.who.Load()
+	if now.snapshot == nil || who == nil || now.snapshot.Policy == nil && who.Revision == "" {
+		return true
+	}
+	if _, err := s.choose(now.snapshot, who); err != nil && s.Stage() == "" {
+		return true
+	}
+	s.mu.Lock()
+	v := s.choice.view
+	s.mu.Unlock()
+	if v == nil {
+		return true
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var shown *List
+	if v.result != nil {
+		shown = v.result.Lists[kind]
+	}
+	return v.shows(kind, e, shown)
+}
+
 // choice is what a subscription receives: a stage's snapshot or the newest, and of it a view,
 // or all.
 type choice struct {

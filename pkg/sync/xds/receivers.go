@@ -25,8 +25,13 @@ type Receiver struct {
 	Began time.Time
 	// Asked says whether it has asked for all resources of the kind.
 	Asked bool
-	// Wanted are the resources that it is to have.
-	Wanted *snapshot.List
+	// Wants says whether it is to have a resource of the newest snapshot, now or when a
+	// release has come to it.
+	Wants func(snapshot.Entry) bool
+	// Stage is where it stands in releases; empty when there are none.
+	Stage string
+	// Due are the resources that it is to have by now.
+	Due *snapshot.List
 	// Acked are the resources that it has said to have; nil for none yet.
 	Acked *snapshot.List
 	// Unanswered is since when a response waits for its answer; zero when none does.
@@ -54,20 +59,22 @@ func (s *Server) Receivers(mesh string, kind int) []Receiver {
 	receivers := make([]Receiver, 0, len(streams))
 	for _, st := range streams {
 		// Read before what it acknowledged: an acknowledgement may then be newer, never older.
-		wanted := st.wanted(kind)
+		due := st.due(kind)
 		st.mu.Lock()
 		r := st.receipts[kind]
 		receivers = append(receivers, Receiver{
 			ID: st.status.ID, Revision: st.status.Revision, Began: st.began, Proxies: st.status.Proxies,
-			Asked: r.asked, Wanted: wanted, Acked: r.acked, Unanswered: r.unanswered, Refusal: r.refusal,
+			Asked: r.asked, Due: due, Stage: st.subscription.Stage(), Acked: r.acked, Unanswered: r.unanswered, Refusal: r.refusal,
+			Wants: func(e snapshot.Entry) bool { return st.subscription.Means(kind, e) },
 		})
 		st.mu.Unlock()
 	}
 	return receivers
 }
 
-// wanted is what the stream is to be brought to: its share of the present snapshot.
-func (st *stream) wanted(kind int) *snapshot.List {
+// due is what the stream is to be brought to by now: its share of the snapshot that has been
+// released to it.
+func (st *stream) due(kind int) *snapshot.List {
 	current, err := st.subscription.Snapshot()
 	if err != nil {
 		return snapshot.Empty

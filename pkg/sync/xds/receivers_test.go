@@ -24,7 +24,7 @@ func (w *world) shown() string {
 		if r.Asked {
 			out += " asked"
 		}
-		out += text(r.Wanted, "wants")
+		out += text(r.Due, "wants")
 		if r.Acked != nil {
 			out += text(r.Acked, "has")
 		}
