@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -95,7 +96,7 @@ func (s *Server) serveStream(g grpc.ServerStream, p protocol) error {
 		server:    s,
 		protocol:  p,
 		grpc:      g,
-		mesh:      meshOf(g.Context()),
+		mesh:      cmp.Or(s.options.Mesh, meshOf(g.Context())),
 		began:     time.Now(),
 		interests: map[string]*interest{},
 		kinds:     map[string]*v1alpha1.ControlPlaneKindStatus{},
@@ -109,6 +110,7 @@ func (s *Server) serveStream(g grpc.ServerStream, p protocol) error {
 	defer s.running.Done()
 	st.subscription = s.source.Subscribe(st.mesh)
 	defer st.subscription.Close()
+	defer s.changed(st.mesh)
 	defer s.unregister(st)
 
 	log := klog.FromContext(g.Context()).WithValues("mesh", st.mesh, "peer", st.status.Address, "protocol", p.name())
@@ -235,6 +237,7 @@ func (st *stream) request(r *request) error {
 	} else if w.waiting && r.nonce == w.nonce {
 		w.waiting = false
 		st.acknowledged(w, r.refusal)
+		st.server.changed(st.mesh)
 	}
 	answer, err := st.protocol.subscribe(w, r, isNew)
 	if err != nil {
@@ -313,5 +316,6 @@ func (st *stream) identify(node *core.Node) {
 			id = fmt.Sprintf("unknown~%s", st.status.Address)
 		}
 		st.server.register(st, id)
+		st.server.changed(st.mesh)
 	}
 }
