@@ -2,7 +2,6 @@ package apiserver
 
 import (
 	"context"
-	"crypto/tls"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,11 +16,12 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/registry/vmesh"
 	"github.com/vmesh-io/vmesh/pkg/sync"
 	"github.com/vmesh-io/vmesh/pkg/sync/snapshot"
+	"github.com/vmesh-io/vmesh/pkg/sync/xds"
 )
 
 // assembleSync makes the meshes' config source: snapshots of what the watch caches
 // hold, served to control planes.
-func (s *Server) assembleSync(mesh []*kind.Kind, meshes *resource.Store, creds *credentials) error {
+func (s *Server) assembleSync(mesh []*kind.Kind, meshes *resource.Store, creds *credentials, gate *receivers) error {
 	var err error
 	s.sync, err = sync.New(sync.Config{
 		Kinds: mesh,
@@ -31,14 +31,14 @@ func (s *Server) assembleSync(mesh []*kind.Kind, meshes *resource.Store, creds *
 		Writer: meshStatus{meshes},
 		Plain:  s.xdsPlain,
 		TLS:    s.xdsOnTLS,
-		// Asked for at each handshake: a renewed certificate needs no restart.
-		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: creds.certificate},
+		TLSConfig: xdsTLS(creds),
+		XDS:       xds.Options{Gate: gate},
 		Register:  register,
 	})
 	if err != nil {
 		return err
 	}
-	s.loops = append(s.loops, loop{"config source", s.sync.Run})
+	s.loops = append(s.loops, loop{"config source", s.sync.Run}, s.observe(meshes, gate))
 	return nil
 }
 

@@ -88,7 +88,6 @@ func (i *Identity) TLS(host string) (*tls.Config, error) {
 		config = &tls.Config{}
 	}
 	config.MinVersion = tls.VersionTLS13
-	config.NextProtos = nil // gRPC sets its own
 	if i.ServerName != "" {
 		config.ServerName = i.ServerName
 	}

@@ -187,12 +187,12 @@ func changeOf(r *response, kind int, whole bool) (change, error) {
 	return c, nil
 }
 
-// autoShards is how many shards suit a number of resources: few enough for an istiod to have
-// a stream for each, and many enough that one change sends again no more than some hundreds.
-// As many as that, istiod takes a change in for what a watch of its own costs it.
+// autoShards is how many shards suit a number of resources: so many that one change has istiod read
+// no more than some hundreds again, at which it costs istiod what a change of its own watch does.
+// Some more than needed cost little, and leave a mesh room to grow.
 func autoShards(resources int) int {
-	const each, most = 800, 64
-	n := 1
+	const each, least, most = 800, 4, 64
+	n := least
 	for n < most && resources > n*each {
 		n *= 2
 	}

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -18,10 +19,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/structpb"
 	"k8s.io/klog/v2"
 
@@ -168,74 +168,69 @@ func (u *upstream) connect(ctx context.Context) (*grpc.ClientConn, int, error) {
 	return nil, -1, errors.Join(errs...)
 }
 
-// dial returns when a connection is made, its handshake included.
+// dial returns when a connection is made, its handshake included. gRPC is given no more than
+// the connection: it would say less of what is wrong, and try again by itself.
 func (u *upstream) dial(ctx context.Context, address string) (*grpc.ClientConn, error) {
+	secured, err := u.handshake(ctx, address)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", address, err)
+	}
+	once := make(chan net.Conn, 1)
+	once <- secured
+	conn, err := grpc.NewClient("passthrough:///"+address,
+		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
+			select {
+			case c := <-once:
+				return c, nil
+			default:
+				return nil, errors.New("the connection has ended")
+			}
+		}),
+		grpc.WithTransportCredentials(insecure.NewCredentials()), // it is secured already
+		grpc.WithInitialWindowSize(streamWindow), grpc.WithInitialConnWindowSize(streamWindow),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32), grpc.MaxCallSendMsgSize(math.MaxInt32), grpc.ForceCodecV2(newCodec()), grpc.WaitForReady(true)),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveEvery, Timeout: keepaliveTimeout, PermitWithoutStream: true}),
+		grpc.WithIdleTimeout(0), grpc.WithDisableServiceConfig(), grpc.WithUserAgent("vmesh-relay/"+version.Version),
+	)
+	if err != nil {
+		return nil, errors.Join(err, secured.Close())
+	}
+	conn.Connect()
+	for {
+		switch s := conn.GetState(); s {
+		case connectivity.Ready:
+			return conn, nil
+		case connectivity.TransientFailure, connectivity.Shutdown:
+			return nil, errors.Join(fmt.Errorf("%s: it does not speak gRPC", address), conn.Close())
+		default:
+			if !conn.WaitForStateChange(ctx, s) {
+				return nil, errors.Join(fmt.Errorf("%s: it does not answer: %w", address, ctx.Err()), conn.Close())
+			}
+		}
+	}
+}
+
+func (u *upstream) handshake(ctx context.Context, address string) (net.Conn, error) {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
 	}
-	// Read anew each time: certificates and tokens are replaced while the relay runs.
+	// Read anew each time: what has been replaced while the relay runs is used.
 	config, err := u.credentials.TLS(host)
 	if err != nil {
 		return nil, err
 	}
-	token, err := u.credentials.Token()
+	config.NextProtos = []string{"h2"}
+	dialer := tls.Dialer{NetDialer: &net.Dialer{}, Config: config}
+	conn, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, err
 	}
-	options := []grpc.DialOption{
-		grpc.WithTransportCredentials(credentials.NewTLS(config)),
-		grpc.WithInitialWindowSize(streamWindow), grpc.WithInitialConnWindowSize(streamWindow),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32), grpc.MaxCallSendMsgSize(math.MaxInt32), grpc.ForceCodecV2(newCodec())),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveEvery, Timeout: keepaliveTimeout, PermitWithoutStream: true}),
-		grpc.WithIdleTimeout(0), grpc.WithDisableServiceConfig(), grpc.WithNoProxy(),
-		grpc.WithUserAgent("vmesh-relay/" + version.Version),
+	if got := conn.(*tls.Conn).ConnectionState().NegotiatedProtocol; got != "h2" {
+		return nil, errors.Join(errors.New("it is no xDS server: it does not speak HTTP/2"), conn.Close())
 	}
-	if token != "" {
-		options = append(options, grpc.WithPerRPCCredentials(bearer(token)))
-	}
-	conn, err := grpc.NewClient("passthrough:///"+address, options...)
-	if err != nil {
-		return nil, err
-	}
-	conn.Connect()
-	for {
-		s := conn.GetState()
-		switch s {
-		case connectivity.Ready:
-			return conn, nil
-		case connectivity.TransientFailure, connectivity.Shutdown:
-			err := u.whyNot(ctx, conn)
-			return nil, errors.Join(fmt.Errorf("%s: %w", address, err), conn.Close())
-		}
-		if !conn.WaitForStateChange(ctx, s) {
-			return nil, errors.Join(fmt.Errorf("%s: it does not answer: %w", address, ctx.Err()), conn.Close())
-		}
-	}
+	return conn, nil
 }
-
-// whyNot is why a connection could not be made, which only a call is told.
-func (u *upstream) whyNot(ctx context.Context, conn *grpc.ClientConn) error {
-	_, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, deltaMethod)
-	if err == nil {
-		return errors.New("it has answered too late")
-	}
-	if s, ok := status.FromError(err); ok {
-		return errors.New(s.Message())
-	}
-	return err
-}
-
-// bearer is a token that each stream shows.
-type bearer string
-
-// GetRequestMetadata implements credentials.PerRPCCredentials.
-func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
-	return map[string]string{"authorization": "Bearer " + string(b)}, nil
-}
-
-// RequireTransportSecurity implements credentials.PerRPCCredentials.
-func (b bearer) RequireTransportSecurity() bool { return true }
 
 // pendingAck is a response that istiod has not got yet.
 type pendingAck struct {
@@ -255,7 +250,15 @@ type following struct {
 
 // follow takes in what a server tells until it ends. was says that it had told all.
 func (u *upstream) follow(ctx context.Context, conn *grpc.ClientConn, address string) (was bool, err error) {
-	ctx, cancel := context.WithCancelCause(metadata.AppendToOutgoingContext(ctx, xds.MeshHeader, u.mesh))
+	show := []string{xds.MeshHeader, u.mesh}
+	token, err := u.credentials.Token()
+	if err != nil {
+		return false, err
+	}
+	if token != "" {
+		show = append(show, "authorization", "Bearer "+token)
+	}
+	ctx, cancel := context.WithCancelCause(metadata.AppendToOutgoingContext(ctx, show...))
 	var receiving sync.WaitGroup
 	defer receiving.Wait()
 	defer cancel(nil)

@@ -108,6 +108,13 @@ func (s *Server) serveStream(g grpc.ServerStream, p protocol) error {
 	}
 	s.running.Add(1)
 	defer s.running.Done()
+	ctx, user, leave, err := s.enter(g, st.mesh)
+	if err != nil {
+		klog.FromContext(g.Context()).V(1).Info("Refused an xDS stream", "mesh", st.mesh, "peer", st.status.Address, "reason", err)
+		return err
+	}
+	defer leave()
+	st.status.User = shorten(user)
 	st.subscription = s.source.Subscribe(st.mesh)
 	defer st.subscription.Close()
 	defer s.changed(st.mesh)
@@ -115,13 +122,13 @@ func (s *Server) serveStream(g grpc.ServerStream, p protocol) error {
 
 	log := klog.FromContext(g.Context()).WithValues("mesh", st.mesh, "peer", st.status.Address, "protocol", p.name())
 	log.V(2).Info("xDS stream began")
-	err := st.serve()
+	err = st.serve(ctx)
 	log.V(2).Info("xDS stream ended", "node", st.status.ID, "reason", err)
 	return err
 }
 
-// serve runs the stream to its end.
-func (st *stream) serve() error {
+// serve runs the stream to its end, or that of a context made of its own.
+func (st *stream) serve(ctx context.Context) error {
 	requests := make(chan *request)
 	received := make(chan error, 1)
 	outgoing := make(chan *message)
@@ -129,7 +136,6 @@ func (st *stream) serve() error {
 	defer close(outgoing)
 	// Both end when this function has returned and gRPC has closed the stream; Serve
 	// waits for them.
-	ctx := st.grpc.Context()
 	st.server.running.Go(func() { received <- st.receive(ctx, requests) })
 	st.server.running.Go(func() {
 		for m := range outgoing {
@@ -196,7 +202,7 @@ func (st *stream) serve() error {
 		case err := <-received:
 			return err
 		case <-ctx.Done():
-			return status.FromContextError(ctx.Err()).Err()
+			return whyEnded(ctx)
 		case <-st.server.closing:
 			return status.Error(codes.Unavailable, "the server is shutting down")
 		}
