@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
@@ -69,18 +68,25 @@ func content(t testing.TB, s *state) []map[string]string {
 func textOf(t testing.TB, body []byte) string {
 	t.Helper()
 	var outer anypb.Any
-	var resource mcp.Resource
-	var text wrapperspb.StringValue
 	if err := proto.Unmarshal(body, &outer); err != nil {
 		t.Fatal(err)
 	}
+	_, text := decoded(t, &outer)
+	return text
+}
+
+func decoded(t testing.TB, outer *anypb.Any) (name, text string) {
+	t.Helper()
+	var resource mcp.Resource
+	var value wrapperspb.StringValue
 	if err := outer.UnmarshalTo(&resource); err != nil {
-		t.Fatal(err)
+		t.Error(err)
+		return "", ""
 	}
-	if err := resource.Body.UnmarshalTo(&text); err != nil {
-		t.Fatal(err)
+	if err := resource.Body.UnmarshalTo(&value); err != nil {
+		t.Error(err)
 	}
-	return text.Value
+	return resource.GetMetadata().GetName(), value.Value
 }
 
 // model is a mesh as vmesh has it: what a relay must come to hold.
@@ -124,10 +130,4 @@ func eventually(t testing.TB, what string, met func() bool) {
 			t.Fatalf("waited in vain for %s", what)
 		}
 	}
-}
-
-func withTimeout(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
-	t.Cleanup(cancel)
-	return ctx
 }
