@@ -40,6 +40,7 @@ type receivers struct {
 	authenticator authenticator.Request
 	kubeconfigs   *vmesh.Kubeconfigs
 	anonymous     bool // who shows no identity may receive all
+	askAgain      time.Duration
 
 	mu     sync.Mutex
 	known  chan struct{} // closed when the meshes have been read
@@ -62,7 +63,7 @@ type receiving struct {
 
 func newReceivers(a authenticator.Request, kubeconfigs *vmesh.Kubeconfigs, anonymous bool) *receivers {
 	return &receivers{
-		authenticator: a, kubeconfigs: kubeconfigs, anonymous: anonymous,
+		authenticator: a, kubeconfigs: kubeconfigs, anonymous: anonymous, askAgain: askAgain,
 		known: make(chan struct{}), meshes: map[string]*receiversOf{}, open: map[*receiving]struct{}{},
 	}
 }
@@ -167,7 +168,7 @@ func (r *receivers) keepAsking(ctx context.Context, s *receiving, req *http.Requ
 	var timer *time.Timer
 	mu.Lock()
 	defer mu.Unlock()
-	timer = time.AfterFunc(askAgain, func() {
+	timer = time.AfterFunc(r.askAgain, func() {
 		_, err := r.authenticate(req)
 		if err != nil {
 			s.end(err)
@@ -176,7 +177,7 @@ func (r *receivers) keepAsking(ctx context.Context, s *receiving, req *http.Requ
 		mu.Lock()
 		defer mu.Unlock()
 		if ctx.Err() == nil {
-			timer.Reset(askAgain)
+			timer.Reset(r.askAgain)
 		}
 	})
 	return func() {

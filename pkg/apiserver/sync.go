@@ -28,9 +28,9 @@ func (s *Server) assembleSync(mesh []*kind.Kind, meshes *resource.Store, creds *
 		Observe: func(ctx context.Context, gr schema.GroupResource, o snapshot.Observer) error {
 			return s.backend.Observe(ctx, gr, o)
 		},
-		Writer: meshStatus{meshes},
-		Plain:  s.xdsPlain,
-		TLS:    s.xdsOnTLS,
+		Writer:    meshStatus{meshes},
+		Plain:     s.xdsPlain,
+		TLS:       s.xdsOnTLS,
 		TLSConfig: xdsTLS(creds),
 		XDS:       xds.Options{Gate: gate},
 		Register:  register,
