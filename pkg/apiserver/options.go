@@ -31,19 +31,21 @@ import (
 // Options are what can be chosen at start. NewOptions has sane defaults: everything on
 // loopback, etcd inside the process.
 type Options struct {
-	DataDir        string
-	BindAddress    net.IP
-	SecurePort     int
-	ExternalURL    string
-	TLSHosts       []string
-	XDSAddress     string
-	XDSTLSAddress  string
-	Etcd           EtcdOptions
-	MaxBodyBytes   int64
-	AnalysisBudget time.Duration
-	ShutdownPeriod time.Duration
-	Encryption     EncryptionOptions
-	Host           HostOptions
+	DataDir       string
+	BindAddress   net.IP
+	SecurePort    int
+	ExternalURL   string
+	TLSHosts      []string
+	XDSAddress    string
+	XDSTLSAddress string
+	// XDSAllowAnonymous has control planes served that show no identity, on addresses beyond loopback too.
+	XDSAllowAnonymous bool
+	Etcd              EtcdOptions
+	MaxBodyBytes      int64
+	AnalysisBudget    time.Duration
+	ShutdownPeriod    time.Duration
+	Encryption        EncryptionOptions
+	Host              HostOptions
 	// AuthenticationConfig is the file with the issuers of tokens besides vmesh; empty for none.
 	AuthenticationConfig string
 	// TenantWebhookAllow and TenantWebhookDeny are the CIDRs where virtual clusters'
@@ -101,7 +103,8 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.ExternalURL, "external-url", o.ExternalURL, "The URL under which clients reach the server, for kubeconfigs and status; by default made of the address and port.")
 	fs.StringSliceVar(&o.TLSHosts, "tls-host", o.TLSHosts, "Further DNS names and IP addresses that the serving certificate is good for.")
 	fs.StringVar(&o.XDSAddress, "xds-address", o.XDSAddress, "The address to serve istiod on, by xDS in plain text; empty for none.")
-	fs.StringVar(&o.XDSTLSAddress, "xds-tls-address", o.XDSTLSAddress, "The address to serve istiod on, by xDS over TLS; empty for none.")
+	fs.StringVar(&o.XDSTLSAddress, "xds-tls-address", o.XDSTLSAddress, "The address to serve relays on, and others that show an identity, by xDS over TLS; empty for none.")
+	fs.BoolVar(&o.XDSAllowAnonymous, "xds-allow-anonymous", o.XDSAllowAnonymous, "Serve every mesh to who shows no identity, on addresses beyond loopback too: in plain text on --xds-address, and on --xds-tls-address.")
 	fs.StringSliceVar(&o.Etcd.Servers, "etcd-servers", o.Etcd.Servers, "The URLs of an etcd cluster to use in place of the embedded etcd.")
 	fs.StringVar(&o.Etcd.CAFile, "etcd-cafile", o.Etcd.CAFile, "The authority of etcd's certificates.")
 	fs.StringVar(&o.Etcd.CertFile, "etcd-certfile", o.Etcd.CertFile, "The client certificate to show to etcd.")
@@ -227,6 +230,7 @@ func (o *Options) Validate() error {
 	if o.MaxBodyBytes < 1<<10 {
 		bad("--max-request-body-bytes: %d is too little for any object: at least 1024", o.MaxBodyBytes)
 	}
+	errs = append(errs, o.validateXDS())
 	return errors.Join(append(errs, o.Host.validate()...)...)
 }
 

@@ -268,7 +268,8 @@ func (s *Server) assemble(creds *credentials) error {
 		return err
 	}
 
-	authenticator := s.authenticator(authn.New(creds.VerifyOptions, s.clusters, records, tokens, tokens.nobody))
+	direct := authn.New(creds.VerifyOptions, s.clusters, records, tokens, tokens.nobody)
+	authenticator := s.authenticator(direct)
 	checks := s.readinessChecks()
 	if s.extension, err = s.newExtension(namespaceREST); err != nil {
 		return err
@@ -331,7 +332,8 @@ func (s *Server) assemble(creds *credentials) error {
 		meshes.GroupResource():            {Serves: isRoot},
 		kubeconfigs.GroupResource():       {Serves: isRoot},
 	}, mesh)
-	if err := s.assembleSync(mesh, stores, meshStore, creds); err != nil {
+	gate := newReceivers(direct, records, s.options.XDSAllowAnonymous || isLoopback(s.options.XDSTLSAddress))
+	if err := s.assembleSync(mesh, stores, meshStore, creds, gate); err != nil {
 		return err
 	}
 	if s.encryption != nil {

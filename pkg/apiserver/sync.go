@@ -2,7 +2,6 @@ package apiserver
 
 import (
 	"context"
-	"crypto/tls"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -20,11 +19,12 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/storage/logical"
 	"github.com/vmesh-io/vmesh/pkg/sync"
 	"github.com/vmesh-io/vmesh/pkg/sync/snapshot"
+	"github.com/vmesh-io/vmesh/pkg/sync/xds"
 )
 
 // assembleSync makes the meshes' config source: snapshots of what the watch caches
 // hold, served to control planes.
-func (s *Server) assembleSync(mesh []*kind.Kind, stores map[schema.GroupResource]*resource.Store, meshes *resource.Store, creds *credentials) error {
+func (s *Server) assembleSync(mesh []*kind.Kind, stores map[schema.GroupResource]*resource.Store, meshes *resource.Store, creds *credentials, gate *receivers) error {
 	releases, err := s.releases(mesh, meshes, stores[schema.GroupResource{Resource: "events"}])
 	if err != nil {
 		return err
@@ -45,17 +45,17 @@ func (s *Server) assembleSync(mesh []*kind.Kind, stores map[schema.GroupResource
 			}
 			s.keeper.events.Again(ctx, logical.Root, events.Reference(obj.(*object.Object)), kind, reason, message)
 		},
-		Plain: s.xdsPlain,
-		TLS:   s.xdsOnTLS,
-		// Asked for at each handshake: a renewed certificate needs no restart.
-		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: creds.certificate},
+		Plain:     s.xdsPlain,
+		TLS:       s.xdsOnTLS,
+		TLSConfig: xdsTLS(creds),
+		XDS:       xds.Options{Gate: gate},
 		Releases:  releases,
 		Register:  register,
 	})
 	if err != nil {
 		return err
 	}
-	s.loops = append(s.loops, loop{"config source", s.sync.Run}, loop{"servers on this etcd", peers.Run})
+	s.loops = append(s.loops, loop{"config source", s.sync.Run}, loop{"servers on this etcd", peers.Run}, s.observe(meshes, gate))
 	return nil
 }
 

@@ -157,3 +157,14 @@ func apiReady(ctx context.Context, kubeconfig string) error {
 	_, err = get(ctx, client, config.Host+"/readyz")
 	return err
 }
+
+func allFree(first, n int) bool {
+	for port := first; port < first+n; port++ {
+		listener, err := net.Listen("tcp", loopback(port))
+		if err != nil {
+			return false
+		}
+		defer listener.Close()
+	}
+	return true
+}

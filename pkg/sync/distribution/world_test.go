@@ -104,6 +104,7 @@ func (w *world) start(objects ...*object.Object) {
 	}
 	mesh, cluster := &object.Object{}, w.cluster("*")
 	mesh.Name = "default"
+	w.observe["namespaces"].Replaced(nil, 1)
 	w.observe["virtualservices"].Replaced(objects, 1)
 	w.observe["virtualclusters"].Replaced([]*object.Object{cluster}, 1)
 	w.observe["meshes"].Replaced([]*object.Object{mesh}, 1)

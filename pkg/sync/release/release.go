@@ -430,7 +430,7 @@ func (m *mesh) build(st *state, revision int64, base []map[string][]byte, logs [
 	lists := slices.Repeat([]*snapshot.List{snapshot.Empty}, len(m.r.config.Store.kinds))
 	var err error
 	for kind, entries := range base {
-		if lists[kind], err = lists[kind].With(entries, now); err != nil {
+		if lists[kind], err = lists[kind].Restore(entries, now); err != nil {
 			return err
 		}
 	}
@@ -440,7 +440,7 @@ func (m *mesh) build(st *state, revision int64, base []map[string][]byte, logs [
 			p := pins[l.key]
 			p.version, p.keys = "", append(p.keys, l.path)
 			if len(l.value) > 0 {
-				one, err := snapshot.Empty.With(map[string][]byte{l.key.name: l.value}, now)
+				one, err := snapshot.Empty.Restore(map[string][]byte{l.key.name: l.value}, now)
 				if err != nil {
 					return err
 				}
@@ -465,7 +465,7 @@ func (m *mesh) build(st *state, revision int64, base []map[string][]byte, logs [
 		}
 		lists = slices.Clone(lists)
 		for kind, to := range changes {
-			if lists[kind], err = lists[kind].With(to, now); err != nil {
+			if lists[kind], err = lists[kind].Restore(to, now); err != nil {
 				return err
 			}
 		}
@@ -558,7 +558,7 @@ func (m *mesh) pinned(newest *snapshot.Snapshot) (lists []*snapshot.List, loosen
 	}
 	lists = slices.Clone(newest.Lists)
 	for kind, to := range held {
-		if lists[kind], err = lists[kind].With(to, lists[kind].Changed()); err != nil {
+		if lists[kind], err = lists[kind].Restore(to, lists[kind].Changed()); err != nil {
 			return nil, nil, err
 		}
 	}

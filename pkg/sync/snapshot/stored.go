@@ -10,7 +10,7 @@ import (
 // storedFormat begins an entry that is stored outside of a list.
 const storedFormat = 1
 
-// Encode is the resource in a form that List.With takes, also in another process.
+// Encode is the resource in a form that List.Restore takes, also in another process.
 func (e Entry) Encode() []byte {
 	r := e.rendered()
 	b := make([]byte, 0, 32+len(r.sum)+len(r.cluster)+len(r.data))
@@ -54,9 +54,9 @@ func decode(key string, b []byte) (*rendered, error) {
 	return r, nil
 }
 
-// With is the list with some of its resources in another, encoded form, and without those
+// Restore is the list with some of its resources in another, encoded form, and without those
 // that have none. observed is the new list's Changed.
-func (l *List) With(to map[string][]byte, observed time.Time) (*List, error) {
+func (l *List) Restore(to map[string][]byte, observed time.Time) (*List, error) {
 	changes := make([]change, 0, len(to))
 	for name, stored := range to {
 		c := change{key: name}

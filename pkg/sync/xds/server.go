@@ -47,6 +47,13 @@ type Options struct {
 	// DrainTimeout is how long Serve waits at its end for connections to close; 5
 	// seconds by default.
 	DrainTimeout time.Duration
+	// Gate, if set, decides who receives what over TLS. Who comes in plain text receives all.
+	Gate Gate
+	// Mesh, if set, is the mesh that all streams are about, whatever they say.
+	Mesh string
+	// Changed, if set, is called when a control plane of a mesh has come, gone or answered. It must
+	// not block: streams wait for it.
+	Changed func(mesh string)
 	// Metrics may be nil.
 	Metrics *Metrics
 	// Follower may be nil.

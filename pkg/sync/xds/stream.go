@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -107,7 +108,7 @@ func (s *Server) serveStream(g grpc.ServerStream, p protocol) error {
 		server:    s,
 		protocol:  p,
 		grpc:      g,
-		mesh:      meshOf(g.Context()),
+		mesh:      cmp.Or(s.options.Mesh, meshOf(g.Context())),
 		began:     time.Now(),
 		interests: map[string]*interest{},
 		kinds:     map[string]*v1alpha1.ControlPlaneKindStatus{},
@@ -121,19 +122,27 @@ func (s *Server) serveStream(g grpc.ServerStream, p protocol) error {
 	}
 	s.running.Add(1)
 	defer s.running.Done()
+	ctx, user, leave, err := s.enter(g, st.mesh)
+	if err != nil {
+		klog.FromContext(g.Context()).V(1).Info("Refused an xDS stream", "mesh", st.mesh, "peer", st.status.Address, "reason", err)
+		return err
+	}
+	defer leave()
+	st.status.User = shorten(user)
 	st.subscription = s.source.Subscribe(st.mesh)
 	defer st.subscription.Close()
+	defer s.changed(st.mesh)
 	defer s.unregister(st)
 
 	st.log = klog.FromContext(g.Context()).WithValues("mesh", st.mesh, "peer", st.status.Address, "protocol", p.name())
 	st.log.V(2).Info("xDS stream began")
-	err := st.serve()
+	err = st.serve(ctx)
 	st.log.V(2).Info("xDS stream ended", "node", st.status.ID, "reason", err)
 	return err
 }
 
-// serve runs the stream to its end.
-func (st *stream) serve() error {
+// serve runs the stream to its end, or that of a context made of its own.
+func (st *stream) serve(ctx context.Context) error {
 	requests := make(chan *request)
 	received := make(chan error, 1)
 	outgoing := make(chan *message)
@@ -141,7 +150,6 @@ func (st *stream) serve() error {
 	defer close(outgoing)
 	// Both end when this function has returned and gRPC has closed the stream; Serve
 	// waits for them.
-	ctx := st.grpc.Context()
 	st.server.running.Go(func() { received <- st.receive(ctx, requests) })
 	st.server.running.Go(func() {
 		for m := range outgoing {
@@ -209,7 +217,7 @@ func (st *stream) serve() error {
 		case err := <-received:
 			return err
 		case <-ctx.Done():
-			return status.FromContextError(ctx.Err()).Err()
+			return whyEnded(ctx)
 		case <-st.server.closing:
 			return status.Error(codes.Unavailable, "the server is shutting down")
 		}
@@ -254,6 +262,7 @@ func (st *stream) request(r *request) error {
 		w.waiting, w.refused = false, r.refusal != ""
 		st.acknowledged(w, r.refusal)
 		st.answered(w, r.refusal)
+		st.server.changed(st.mesh)
 	}
 	answer, err := st.protocol.subscribe(w, r, isNew)
 	if err != nil {
@@ -338,5 +347,6 @@ func (st *stream) identify(node *core.Node) {
 			id = fmt.Sprintf("unknown~%s", st.status.Address)
 		}
 		st.server.register(st, id)
+		st.server.changed(st.mesh)
 	}
 }

@@ -45,7 +45,8 @@ type MeshSpec struct {
 	RootNamespace string `json:"rootNamespace,omitempty"`
 
 	// Who may receive the mesh's configuration as a control plane or relay: users and groups
-	// of the root. Connections that show no identity are taken on plain addresses only.
+	// of the root. Its administrators (system:masters) may in any case. Who shows no identity is served
+	// where the server allows that: on loopback, unless it was told otherwise.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=100
@@ -228,6 +229,9 @@ type ControlPlaneStatus struct {
 	// The proxies that are connected to it, where a relay reports them.
 	// +optional
 	Proxies *ProxyStatus `json:"proxies,omitempty"`
+	// The user of the root that it has shown to be; empty for one that has shown no identity.
+	// +optional
+	User string `json:"user,omitempty"`
 	// The address that it connects from.
 	// +optional
 	Address string `json:"address,omitempty"`
