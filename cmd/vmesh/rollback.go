@@ -192,9 +192,13 @@ func (o *rollbackOptions) run(ctx context.Context, object string) error {
 				return err
 			}
 		}
-		blocked += o.apply(ctx, client, steps, do)
+		refused := o.apply(ctx, client, steps, do)
+		blocked += refused
 		if err := context.Cause(ctx); err != nil {
 			return fmt.Errorf("interrupted; what was done stays so, and the same command goes on: %w", err)
+		}
+		if _, err := fmt.Fprintf(o.out, "Written: %d of %d objects.\n", do-refused, do); err != nil {
+			return err
 		}
 	}
 	if blocked > 0 {

@@ -156,9 +156,6 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 	if err := s.checkKeys(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.backend.BeginHistory(ctx); err != nil {
-		return nil, err
-	}
 	return s, s.assemble(creds)
 }
 
@@ -564,6 +561,9 @@ func (s *Server) drain(ctx context.Context, run func(context.Context) error) err
 // prepareData waits for the storage and makes what a first use needs.
 func (s *Server) prepareData(ctx context.Context) error {
 	if err := s.backend.WaitReady(ctx); err != nil {
+		return err
+	}
+	if err := s.backend.BeginHistory(ctx); err != nil {
 		return err
 	}
 	if err := s.clusters.EnsureDefaults(ctx); err != nil {

@@ -157,7 +157,7 @@ func (b *Backend) horizon(ctx context.Context, cluster string) (h Horizon, modif
 func (b *Backend) recordingKey() string { return b.config.Prefix + "-history" }
 
 // BeginHistory notes in etcd that changes are recorded from now on, if they were not
-// already, or that they no longer are. It comes before the first write.
+// already, or that they no longer are. It comes before the server is ready.
 func (b *Backend) BeginHistory(ctx context.Context) (err error) {
 	key := b.recordingKey()
 	if b.config.Recorder == nil {
@@ -276,24 +276,19 @@ func (b *Backend) NextHistory(ctx context.Context, after string, age time.Durati
 	if after != "" {
 		from = clientv3.GetPrefixRangeEnd(prefix + after + "/")
 	}
-	for {
-		// Two keys: the first may be the horizon.
-		resp, err := b.client.KV.Get(ctx, from, clientv3.WithRange(clientv3.GetPrefixRangeEnd(prefix)), clientv3.WithKeysOnly(), clientv3.WithLimit(2))
-		if err != nil {
-			return "", false, fmt.Errorf("looking for histories: %w", err)
-		}
-		if len(resp.Kvs) == 0 {
-			return "", false, nil
-		}
-		for _, kv := range resp.Kvs {
-			of, name, _ := strings.Cut(strings.TrimPrefix(string(kv.Key), prefix), "/")
-			if cluster == "" {
-				cluster = of
-			}
-			if at, ok := parseRecordName(name); ok && of == cluster {
-				return cluster, time.Since(at.time) > age, nil
-			}
-		}
-		return cluster, false, nil
+	// Two keys: the first may be the horizon.
+	resp, err := b.client.KV.Get(ctx, from, clientv3.WithRange(clientv3.GetPrefixRangeEnd(prefix)), clientv3.WithKeysOnly(), clientv3.WithLimit(2))
+	if err != nil {
+		return "", false, fmt.Errorf("looking for histories: %w", err)
 	}
+	for _, kv := range resp.Kvs {
+		of, name, _ := strings.Cut(strings.TrimPrefix(string(kv.Key), prefix), "/")
+		if cluster == "" {
+			cluster = of
+		}
+		if at, ok := parseRecordName(name); ok && of == cluster {
+			return cluster, time.Since(at.time) > age, nil
+		}
+	}
+	return cluster, false, nil
 }
