@@ -66,6 +66,7 @@ type Proxies struct {
 type Poller struct {
 	client *http.Client
 	url    string
+	most   int64 // bytes of an answer
 	took   time.Duration
 }
 
@@ -83,6 +84,7 @@ func NewPoller(debugURL string) (*Poller, error) {
 		// Connections are not kept: between two observations istiod may be another.
 		client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: proxiesTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 		url:    "http://" + u.Host + "/debug/syncz",
+		most:   maxProxiesBytes,
 	}, nil
 }
 
@@ -108,7 +110,10 @@ func (p *Poller) Observe(ctx context.Context, since time.Time) (Proxies, error) 
 	default:
 		return Proxies{}, fmt.Errorf("asking istiod about its proxies: %s answers %s", p.url, response.Status)
 	}
-	proxies, err := countProxies(io.LimitReader(response.Body, maxProxiesBytes+1), since, time.Now())
+	proxies, err := countProxies(io.LimitReader(response.Body, p.most), since, time.Now())
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = fmt.Errorf("it ends in the middle, or is larger than %d bytes", p.most)
+	}
 	if err != nil {
 		return Proxies{}, fmt.Errorf("reading what istiod says of its proxies: %w", err)
 	}
@@ -209,15 +214,13 @@ func (s *syncStatus) acknowledged() (acknowledged bool, last, pushed time.Time) 
 	return acknowledged, last, pushed
 }
 
-// countProxies reads istiod's answer, of which it holds one proxy at a time. r gives one byte
-// more than the most that is allowed, if there is more.
+// countProxies reads istiod's answer, of which it holds one proxy at a time.
 func countProxies(r io.Reader, since, now time.Time) (Proxies, error) {
-	counted := &countingReader{r: r}
 	proxies := Proxies{ObservedAt: now}
-	decoder := json.NewDecoder(counted)
+	decoder := json.NewDecoder(r)
 	fail := func(err error) (Proxies, error) {
-		if counted.n > maxProxiesBytes {
-			return Proxies{}, fmt.Errorf("it is larger than %d MiB", maxProxiesBytes>>20)
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
 		}
 		return Proxies{}, err
 	}
@@ -252,15 +255,4 @@ func countProxies(r io.Reader, since, now time.Time) (Proxies, error) {
 		proxies.Synced += idle
 	}
 	return proxies, nil
-}
-
-type countingReader struct {
-	r io.Reader
-	n int64
-}
-
-func (c *countingReader) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n += int64(n)
-	return n, err
 }

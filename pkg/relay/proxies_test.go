@@ -73,14 +73,19 @@ func TestAnswersThatAreNoListOfProxiesAreErrors(t *testing.T) {
 			t.Errorf("%q: got %+v", answer, got)
 		}
 	}
-	huge := "[" + strings.Repeat(strings.Repeat(" ", 1<<20), maxProxiesBytes>>20)
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, huge, "]") }))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, "["+strings.Repeat(`{"proxy":"a"},`, 100)+`{"proxy":"a"}]`)
+	}))
 	defer server.Close()
 	p, err := NewPoller(server.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := p.Observe(t.Context(), time.Now()); err == nil || !strings.Contains(err.Error(), "larger than 64 MiB") {
+	if got, err := p.Observe(t.Context(), time.Now()); err != nil || got.Connected != 101 {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	p.most = 1000
+	if got, err := p.Observe(t.Context(), time.Now()); err == nil || !strings.Contains(err.Error(), "larger than 1000 bytes") {
 		t.Errorf("got %+v, %v", got, err)
 	}
 }

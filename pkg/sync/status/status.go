@@ -194,11 +194,10 @@ func (r *Reporter) report(ctx context.Context, s *snapshot.Snapshot) error {
 		}
 		servers := slices.DeleteFunc(slices.Clone(status.Servers), func(server v1alpha1.MeshServerStatus) bool { return dead[server.Name] || server.Name == me })
 		merged = merge(o.status.ControlPlanes, status.ControlPlanes, me, dead, now)
-		mine := o.status.DeepCopy()
-		status.VirtualClusters, status.Resources, status.Version, status.Quarantined = mine.VirtualClusters, mine.Resources, mine.Version, mine.Quarantined
-		status.HeldBack, status.Rollout = mine.HeldBack, mine.Rollout
-		status.Connected, status.InStep, status.Proxies, status.SyncedProxies = mine.Connected, mine.InStep, mine.Proxies, mine.SyncedProxies
-		status.Servers = append(mine.Servers, servers...)
+		conditions := status.Conditions
+		*status = *o.status.DeepCopy()
+		status.Conditions = conditions
+		status.Servers = append(status.Servers, servers...)
 		slices.SortFunc(status.Servers, func(a, b v1alpha1.MeshServerStatus) int { return cmp.Compare(a.Name, b.Name) })
 		for _, server := range servers {
 			status.Connected += server.Connected
