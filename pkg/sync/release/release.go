@@ -730,7 +730,7 @@ func (m *mesh) look(ctx context.Context, policy *snapshot.Policy) (_ *v1alpha1.M
 		return nil, time.Time{}, fmt.Errorf("asking what the control planes have: %w", err)
 	}
 	st, now := m.state, m.r.config.Now()
-	out := &v1alpha1.MeshRolloutStatus{Phase: v1alpha1.RolloutComplete, Pinned: int32(len(m.pins))}
+	out := &v1alpha1.MeshRolloutStatus{Phase: v1alpha1.RolloutComplete}
 	for _, stage := range st.Stages {
 		s := v1alpha1.MeshStageStatus{Name: stage.Name, Version: m.published[stage.Name].Version}
 		for _, c := range all {
@@ -746,7 +746,7 @@ func (m *mesh) look(ctx context.Context, policy *snapshot.Policy) (_ *v1alpha1.M
 	m.listPins(out)
 	if !st.underway() {
 		m.baking = time.Time{}
-		if st.WasAborted && len(m.pins) > 0 {
+		if st.WasAborted && out.Pinned > 0 {
 			out.Phase = v1alpha1.RolloutAborted
 			out.Message = fmt.Sprintf("Rollout %d was aborted: what it changed is held at its last good form until it is written again", st.Rollout)
 		}
