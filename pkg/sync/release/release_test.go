@@ -523,8 +523,6 @@ func (m *model) settle() {
 	m.good, m.touched = m.stages[0], map[string]bool{}
 }
 
-func (m *model) underway() bool { return !maps.Equal(m.stages[0], m.good) || len(m.touched) > 0 }
-
 func (m *model) frontier() int {
 	at := 0
 	for at+1 < len(m.stages) && maps.Equal(m.stages[at+1], m.stages[0]) {

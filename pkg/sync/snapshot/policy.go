@@ -103,7 +103,7 @@ func (m *model) readPolicy(mesh *mesh, o *object.Object) error {
 	if policy != nil {
 		switch old := mesh.policy; {
 		case len(policy.Stages) == 0:
-		case old != nil && len(old.Stages) > 0:
+		case old != nil && len(old.Stages) > 0 && old.UID == policy.UID:
 			policy.Epoch = old.Epoch
 		default:
 			m.epochs++
