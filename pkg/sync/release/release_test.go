@@ -541,7 +541,8 @@ func text(of map[string]string) string {
 
 func TestRandomReleasesAreAsInTheNaiveModel(t *testing.T) {
 	names := []string{"one", "two", "three"}
-	for seed := range uint64(6) {
+	for seed := range uint64(9) {
+		two := seed >= 6 // servers on one etcd
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 1))
 			s := newStored(0, names...)
@@ -565,7 +566,11 @@ func TestRandomReleasesAreAsInTheNaiveModel(t *testing.T) {
 			m.good = maps.Clone(m.truth)
 			m.stages = []map[string]string{m.good, m.good, m.good}
 			client := startEtcd(t)
-			v := s.start(t, client, false, names...)
+			v := s.start(t, client, two, names...)
+			var other *server
+			if two {
+				other = s.start(t, client, two, names...)
+			}
 			check := func(what string) {
 				t.Helper()
 				want := map[string]string{}
@@ -573,6 +578,9 @@ func TestRandomReleasesAreAsInTheNaiveModel(t *testing.T) {
 					want[name] = text(m.stages[i])
 				}
 				v.have(what, want)
+				if two {
+					other.have(what+", of the other server", want)
+				}
 			}
 			check("the beginning")
 			for step := range 60 {
@@ -603,8 +611,12 @@ func TestRandomReleasesAreAsInTheNaiveModel(t *testing.T) {
 					what += "restart"
 					v.stop()
 					write()
+					if two { // the other one sees each of them
+						m.absorb()
+						other.have(what, map[string]string{"one": text(m.stages[0])})
+					}
 					write()
-					v = s.start(t, client, false, names...)
+					v = s.start(t, client, two, names...)
 					m.absorb()
 				default:
 					what += "write"
