@@ -282,9 +282,33 @@ func (v *server) phase(want v1alpha1.RolloutPhase) *v1alpha1.MeshRolloutStatus {
 	return status
 }
 
-func (v *server) promote() {
+// promote promotes the stage that the rollout has come to, and abort the rollout. What they see
+// may be a moment old, and then means nothing.
+func (v *server) promote(stage string) {
 	v.t.Helper()
-	v.stored.annotate(v1alpha1.AnnotationPromote, v.phase(v1alpha1.RolloutPaused).ID)
+	v.ask(v1alpha1.AnnotationPromote, func(s *v1alpha1.MeshRolloutStatus) bool { return s.ID != "" && s.Stage == stage })
+}
+
+func (v *server) abort() {
+	v.t.Helper()
+	v.ask(v1alpha1.AnnotationAbort, func(s *v1alpha1.MeshRolloutStatus) bool { return s.ID != "" })
+}
+
+func (v *server) ask(annotation string, stands func(*v1alpha1.MeshRolloutStatus) bool) {
+	v.t.Helper()
+	asked := ""
+	eventually(v.t, annotation, func() string {
+		switch s := v.releaser.Status("m"); {
+		case s == nil || !stands(s) && asked == "":
+			return "nothing to ask for yet"
+		case !stands(s):
+			return ""
+		case s.ID != asked:
+			asked = s.ID
+			v.stored.annotate(annotation, asked)
+		}
+		return "asked for " + asked
+	})
 }
 
 func TestLaterStagesKeepWhatTheyHaveUntilTheyArePromoted(t *testing.T) {
@@ -295,16 +319,16 @@ func TestLaterStagesKeepWhatTheyHaveUntilTheyArePromoted(t *testing.T) {
 	s.set("n/b", "1")
 	s.set("n/a", "2")
 	v.have("the first stage", map[string]string{"one": "n/a=2 n/b=1", "two": "n/a=1", "three": "n/a=1"})
-	v.promote()
+	v.promote("one")
 	v.have("the second stage", map[string]string{"one": "n/a=2 n/b=1", "two": "n/a=2 n/b=1", "three": "n/a=1"})
 	s.set("n/a", "3") // it joins, from the start
 	v.have("the one that joined", map[string]string{"one": "n/a=3 n/b=1", "two": "n/a=2 n/b=1", "three": "n/a=1"})
-	v.promote()
+	v.promote("one")
 	v.have("the second stage again", map[string]string{"one": "n/a=3 n/b=1", "two": "n/a=3 n/b=1", "three": "n/a=1"})
 	if got := v.phase(v1alpha1.RolloutPaused); got.Changes != 2 || got.Stage != "two" {
 		t.Errorf("status = %+v", got)
 	}
-	v.promote()
+	v.promote("two")
 	v.have("all", map[string]string{"one": "n/a=3 n/b=1", "two": "n/a=3 n/b=1", "three": "n/a=3 n/b=1"})
 	v.phase(v1alpha1.RolloutComplete)
 }
@@ -322,7 +346,7 @@ func TestAnAbortPinsWhatTheRolloutChangedUntilItIsWrittenAgain(t *testing.T) {
 	s.set("n/new", "broken")
 	s.set("n/gone", "")
 	v.have("the first stage", map[string]string{"one": "n/a=broken n/b=1 n/new=broken", "two": good})
-	s.annotate(v1alpha1.AnnotationAbort, v.phase(v1alpha1.RolloutPaused).ID)
+	v.abort()
 	v.have("the abort", map[string]string{"one": good, "two": good})
 	status := v.phase(v1alpha1.RolloutAborted)
 	want := []v1alpha1.PinnedResource{
@@ -339,12 +363,12 @@ func TestAnAbortPinsWhatTheRolloutChangedUntilItIsWrittenAgain(t *testing.T) {
 	v.stop()
 	v = s.start(t, client, false, "one", "two")
 	v.have("the restart", map[string]string{"one": "n/a=1 n/b=2 n/gone=1", "two": good})
-	v.promote()
+	v.promote("one")
 	v.have("another change for all", map[string]string{"one": "n/a=1 n/b=2 n/gone=1", "two": "n/a=1 n/b=2 n/gone=1"})
 	s.set("n/a", "mended")
 	s.set("n/new", "mended")
 	v.have("what was written again", map[string]string{"one": "n/a=mended n/b=2 n/gone=1 n/new=mended", "two": "n/a=1 n/b=2 n/gone=1"})
-	v.promote()
+	v.promote("one")
 	v.have("what was written again, for all", map[string]string{"two": "n/a=mended n/b=2 n/gone=1 n/new=mended"})
 	if status := v.phase(v1alpha1.RolloutComplete); status.Pinned != 1 {
 		t.Errorf("still pinned: %+v", status.PinnedResources)
@@ -463,11 +487,11 @@ func TestTwoServersServeTheSame(t *testing.T) {
 		s.set("n/a", fmt.Sprint("x", i))
 	}
 	both("the rollout", map[string]string{"one": "n/a=x29", "two": "n/a=1"})
-	s.annotate(v1alpha1.AnnotationAbort, v.phase(v1alpha1.RolloutPaused).ID)
+	v.abort()
 	both("the abort", map[string]string{"one": "n/a=1", "two": "n/a=1"})
 	s.set("n/b", "1")
 	both("another", map[string]string{"one": "n/a=1 n/b=1", "two": "n/a=1"})
-	s.annotate(v1alpha1.AnnotationPromote, w.phase(v1alpha1.RolloutPaused).ID)
+	w.promote("one")
 	both("the promotion", map[string]string{"one": "n/a=1 n/b=1", "two": "n/a=1 n/b=1"})
 	v.stop()
 	s.set("n/a", "2")
@@ -591,7 +615,7 @@ func TestRandomReleasesAreAsInTheNaiveModel(t *testing.T) {
 						continue
 					}
 					what += "promote"
-					v.promote()
+					v.promote(names[m.frontier()])
 					m.stages[m.frontier()+1] = m.stages[0]
 					m.settle()
 				case 1:
@@ -599,7 +623,7 @@ func TestRandomReleasesAreAsInTheNaiveModel(t *testing.T) {
 						continue
 					}
 					what += "abort"
-					s.annotate(v1alpha1.AnnotationAbort, v.phase(v1alpha1.RolloutPaused).ID)
+					v.abort()
 					for name := range m.touched {
 						m.rejected[name] = m.truth[name]
 					}
@@ -663,7 +687,7 @@ func TestAMeshOfThousandsIsReleasedInStages(t *testing.T) {
 		}
 		return ""
 	})
-	v.promote()
+	v.promote("one")
 	eventually(t, "all in the second stage", func() string {
 		if n := count("two", "=y"); n != 3000 {
 			return fmt.Sprint(n)
