@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
-	"maps"
 	"slices"
 	"strings"
 
@@ -16,9 +15,20 @@ func (m *mesh) listPins(out *v1alpha1.MeshRolloutStatus) {
 	if len(m.pins) == 0 {
 		return
 	}
-	keys := slices.SortedFunc(maps.Keys(m.pins), func(a, b entryKey) int {
+	var keys []entryKey
+	for key, p := range m.pins {
+		version := ""
+		if e, ok := m.contents[m.state.Head][key.kind].Get(key.name); ok {
+			version = e.Version()
+		}
+		if version != p.version { // what was changed back before the abort is as it would be
+			keys = append(keys, key)
+		}
+	}
+	slices.SortFunc(keys, func(a, b entryKey) int {
 		return cmp.Or(cmp.Compare(a.kind, b.kind), cmp.Compare(a.name, b.name))
 	})
+	out.Pinned = int32(len(keys))
 	for _, key := range keys[:min(len(keys), maxPinned)] {
 		namespace, name, _ := strings.Cut(key.name, "/")
 		held := "Absent"

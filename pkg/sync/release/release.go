@@ -235,6 +235,9 @@ type mesh struct {
 	wake  chan struct{}
 	stale atomic.Bool // somebody has written the state
 
+	tasks   sync.WaitGroup
+	folding atomic.Bool
+
 	state    *state // nil when it must be read
 	revision int64
 	contents map[int64][]*snapshot.List // of generations in use
@@ -255,12 +258,11 @@ func newMesh(r *Releaser, key id, uid string) *mesh {
 }
 
 func (m *mesh) run(ctx context.Context) {
-	var wg sync.WaitGroup
-	defer wg.Wait()
+	defer m.tasks.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if m.r.config.Shared {
-		wg.Go(func() {
+		m.tasks.Go(func() {
 			for ctx.Err() == nil {
 				m.r.config.Store.watch(ctx, m.uid, func() {
 					m.stale.Store(true)
@@ -646,7 +648,8 @@ func (m *mesh) take(ctx context.Context, head []*snapshot.List, loosened []entry
 	case was.underway() && !next.underway():
 		m.event(ctx, corev1.EventTypeNormal, "RolloutCompleted", "Rollout %d is complete: its changes were taken back", next.Rollout)
 	}
-	return m.folded(ctx)
+	m.tidy(ctx)
+	return nil
 }
 
 // advance gives the next stage what the first has.
@@ -663,19 +666,23 @@ func (m *mesh) advance(ctx context.Context, policy *snapshot.Policy, why string)
 	if !next.underway() {
 		m.event(ctx, corev1.EventTypeNormal, "RolloutCompleted", "Rollout %d is complete: all stages have received it", next.Rollout)
 	}
-	return m.folded(ctx)
+	m.tidy(ctx)
+	return nil
 }
 
-// folded tidies up once all stages have the same, and now and then before.
-func (m *mesh) folded(ctx context.Context) error {
-	if m.state.underway() && m.state.Last%tidyEvery != 0 {
-		return nil
+// tidy folds once all stages have the same, and now and then before, beside all else.
+func (m *mesh) tidy(ctx context.Context) {
+	if m.state.underway() && m.state.Last%tidyEvery != 0 || !m.folding.CompareAndSwap(false, true) {
+		return
 	}
-	if err := m.r.config.Store.fold(ctx, m.uid, m.state); err != nil {
-		// What is left is folded another time.
-		klog.FromContext(ctx).Error(err, "Tidying up after a rollout", "mesh", m.mesh)
-	}
-	return nil
+	st := m.state.clone()
+	m.tasks.Go(func() {
+		defer m.folding.Store(false)
+		if err := m.r.config.Store.fold(ctx, m.uid, st); err != nil && ctx.Err() == nil {
+			// What is left is folded another time.
+			klog.FromContext(ctx).Error(err, "Tidying up after a rollout", "mesh", m.mesh)
+		}
+	})
 }
 
 // abort returns all stages to what they all had.
@@ -730,7 +737,7 @@ func (m *mesh) look(ctx context.Context, policy *snapshot.Policy) (_ *v1alpha1.M
 		return nil, time.Time{}, fmt.Errorf("asking what the control planes have: %w", err)
 	}
 	st, now := m.state, m.r.config.Now()
-	out := &v1alpha1.MeshRolloutStatus{Phase: v1alpha1.RolloutComplete, Pinned: int32(len(m.pins))}
+	out := &v1alpha1.MeshRolloutStatus{Phase: v1alpha1.RolloutComplete}
 	for _, stage := range st.Stages {
 		s := v1alpha1.MeshStageStatus{Name: stage.Name, Version: m.published[stage.Name].Version}
 		for _, c := range all {
@@ -746,7 +753,7 @@ func (m *mesh) look(ctx context.Context, policy *snapshot.Policy) (_ *v1alpha1.M
 	m.listPins(out)
 	if !st.underway() {
 		m.baking = time.Time{}
-		if st.WasAborted && len(m.pins) > 0 {
+		if st.WasAborted && out.Pinned > 0 {
 			out.Phase = v1alpha1.RolloutAborted
 			out.Message = fmt.Sprintf("Rollout %d was aborted: what it changed is held at its last good form until it is written again", st.Rollout)
 		}

@@ -333,6 +333,8 @@ func (s *Store) fold(ctx context.Context, uid string, st *state) error {
 			return err
 		}
 	}
+	var batch []move
+	size := 0
 	for key, logs := range byKey {
 		at := -1
 		for i, l := range logs {
@@ -348,7 +350,41 @@ func (s *Store) fold(ctx context.Context, uid string, st *state) error {
 		if err != nil {
 			return err
 		}
-		if _, err := s.client.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(l.path), ">", 0)).Then(put, clientv3.OpDelete(l.path)).Commit(); err != nil {
+		if len(batch) == maxOps/2 || size+len(l.value) > maxBytes {
+			if err := s.move(ctx, batch); err != nil {
+				return err
+			}
+			batch, size = nil, 0
+		}
+		batch, size = append(batch, move{l.path, put}), size+len(l.value)
+	}
+	return s.move(ctx, batch)
+}
+
+// move is a value that goes from the log to the base.
+type move struct {
+	from string
+	put  clientv3.Op
+}
+
+// move moves values that are still there. Should another server move some of them, each goes
+// by itself.
+func (s *Store) move(ctx context.Context, batch []move) error {
+	if len(batch) == 0 {
+		return nil
+	}
+	var there []clientv3.Cmp
+	var ops []clientv3.Op
+	for _, m := range batch {
+		there = append(there, clientv3.Compare(clientv3.CreateRevision(m.from), ">", 0))
+		ops = append(ops, m.put, clientv3.OpDelete(m.from))
+	}
+	r, err := s.client.Txn(ctx).If(there...).Then(ops...).Commit()
+	if err != nil || r.Succeeded || len(batch) == 1 {
+		return err
+	}
+	for i := range batch {
+		if err := s.move(ctx, batch[i:i+1]); err != nil {
 			return err
 		}
 	}

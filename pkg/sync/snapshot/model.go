@@ -70,6 +70,7 @@ type mesh struct {
 	members     int
 	policy      *Policy
 	read        meshSource // what policy was made of
+	known       bool       // it was read at least once
 	changed     bool       // something besides the lists is to be published
 }
 

@@ -81,7 +81,7 @@ func (p *Policy) Stage(who ControlPlane) string {
 // readPolicy takes in what a mesh says now.
 func (m *model) readPolicy(mesh *mesh, o *object.Object) error {
 	if reason, is := o.Annotations[QuarantinedAnnotation]; is {
-		if mesh.read == (meshSource{}) {
+		if !mesh.known {
 			mesh.policy, mesh.changed = &Policy{unknown: true, order: nextOrder()}, true
 		}
 		return fmt.Errorf("mesh %s cannot be read: %s", o.Name, reason)
@@ -90,12 +90,12 @@ func (m *model) readPolicy(mesh *mesh, o *object.Object) error {
 		uid: string(o.UID), spec: string(o.Field("spec")),
 		promote: o.Annotations[v1alpha1.AnnotationPromote], abort: o.Annotations[v1alpha1.AnnotationAbort],
 	}
-	if source == mesh.read {
+	if mesh.known && source == mesh.read {
 		return nil
 	}
 	policy, err := parsePolicy(source)
 	if err != nil {
-		if mesh.read == (meshSource{}) {
+		if !mesh.known {
 			mesh.policy, mesh.changed = &Policy{unknown: true, order: nextOrder()}, true
 		}
 		return fmt.Errorf("reading mesh %s: %w", o.Name, err)
@@ -103,7 +103,7 @@ func (m *model) readPolicy(mesh *mesh, o *object.Object) error {
 	if policy != nil {
 		switch old := mesh.policy; {
 		case len(policy.Stages) == 0:
-		case old != nil && len(old.Stages) > 0:
+		case old != nil && len(old.Stages) > 0 && old.UID == policy.UID:
 			policy.Epoch = old.Epoch
 		default:
 			m.epochs++
@@ -113,7 +113,7 @@ func (m *model) readPolicy(mesh *mesh, o *object.Object) error {
 			m.labels.shared, policy.clusters = true, m.labels
 		}
 	}
-	mesh.policy, mesh.read, mesh.changed = policy, source, true
+	mesh.policy, mesh.read, mesh.known, mesh.changed = policy, source, true, true
 	return nil
 }
 

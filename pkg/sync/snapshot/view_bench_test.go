@@ -1,0 +1,41 @@
+package snapshot
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// One change among ten thousand, in a view that leaves out one of four.
+func BenchmarkViewFollowsAChange(b *testing.B) {
+	kind := &testKinds(1)[0]
+	var changes []change
+	for i := range 10000 {
+		o := text("c", fmt.Sprint("n", i%50), fmt.Sprint(i), strings.Repeat("x", 700))
+		if i%4 == 0 {
+			o.Labels = map[string]string{revisionLabel: "other"}
+		}
+		r, _, err := renderOne(kind, o, key(o.Namespace, o.Name), nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		changes = append(changes, change{key: key(o.Namespace, o.Name), entry: r})
+	}
+	list := Empty.apply(changes, time.Now())
+	v := &view{kinds: testKinds(1), revision: "mine"}
+	before := &Snapshot{Lists: []*List{list}}
+	before.seal()
+	v.of(before, nil)
+	var both [2]*rendered
+	for i := range both {
+		both[i], _, _ = renderOne(kind, text("c", "n1", "1", fmt.Sprint(i)), "n1/1", nil)
+	}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		list = list.apply([]change{{key: "n1/1", entry: both[i%2]}}, time.Now())
+		next := &Snapshot{Lists: []*List{list}}
+		next.seal()
+		v.of(next, nil)
+	}
+}
