@@ -52,7 +52,6 @@ type world struct {
 type plane struct {
 	receiver  xds.Receiver
 	connected bool
-	selects   func(name string) bool
 }
 
 func newWorld(t testing.TB, options Options) *world {
