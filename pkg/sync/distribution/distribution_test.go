@@ -187,6 +187,20 @@ func TestWhatAMeshWithoutControlPlanesHoldsSaysSoAtOnce(t *testing.T) {
 	}
 }
 
+func TestAMeshThatNeverHadAControlPlaneSaysSoAtOnce(t *testing.T) {
+	w := newWorld(t, Options{})
+	w.start()
+	w.write("shop/x", "1", nil)
+	w.says("shop/x", "False NoControlPlanes: Mesh default has no control planes")
+	w.look()
+	w.write("shop/x", "2", nil)
+	w.says("shop/x", "False NoControlPlanes: Mesh default has no control planes")
+	w.look()
+	if w.writes != 0 {
+		t.Errorf("%d writes", w.writes)
+	}
+}
+
 func TestARestartWritesNothingForWhatIsDistributed(t *testing.T) {
 	var objects []*object.Object
 	for i := range 100 {
