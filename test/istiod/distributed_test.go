@@ -121,7 +121,7 @@ func distributed(o *unstructured.Unstructured) (bool, string) {
 
 // Whenever the condition turns true, both istiods show that very state.
 func TestDistributedIsNeverTrueTooEarly(t *testing.T) {
-	changes := 200
+	changes := 1000
 	if n, err := strconv.Atoi(os.Getenv("VMESH_DISTRIBUTED_CHANGES")); err == nil {
 		changes = n
 	}

@@ -130,6 +130,7 @@ func TestTheConditionSaysWhatItWaitsFor(t *testing.T) {
 		}, "False CannotBeSent: It cannot be sent to control planes: it is broken"},
 		{"not released to all", func(w *world) {
 			w.planes["b"].stage, w.planes["b"].due = "late", snapshot.Empty
+			w.clock.Step(Patience)
 		}, "False RollingOut: Acknowledged by 1 of 2 control planes; not yet released to late: see vmesh rollout status"},
 		{"filtered for one", func(w *world) {
 			w.planes["b"].wants = func(snapshot.Entry) bool { return false }
@@ -186,6 +187,20 @@ func TestWhatAMeshWithoutControlPlanesHoldsSaysSoAtOnce(t *testing.T) {
 	w.tracker.Connected("default")
 	w.look()
 	w.write("shop/x", "1", nil)
+	w.says("shop/x", "False NoControlPlanes: Mesh default has no control planes")
+	w.look()
+	if w.writes != 0 {
+		t.Errorf("%d writes", w.writes)
+	}
+}
+
+func TestAMeshThatNeverHadAControlPlaneSaysSoAtOnce(t *testing.T) {
+	w := newWorld(t, Options{})
+	w.start()
+	w.write("shop/x", "1", nil)
+	w.says("shop/x", "False NoControlPlanes: Mesh default has no control planes")
+	w.look()
+	w.write("shop/x", "2", nil)
 	w.says("shop/x", "False NoControlPlanes: Mesh default has no control planes")
 	w.look()
 	if w.writes != 0 {

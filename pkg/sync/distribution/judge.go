@@ -118,12 +118,15 @@ func (t *Tracker) verdict(p *pending, j *judgement, now time.Time) (verdict *ist
 	if still, is := j.after.Lists[j.kind].Get(p.key); !listed || !is || !still.Same(entry) {
 		return nil, false // it is just changing
 	}
-	c := t.count(p, j, entry, now)
+	late := now.Sub(p.since) >= t.options.Patience
+	c := t.count(p, j, entry, now, late)
+	if !late && c.have < c.meant && len(c.refused) == 0 {
+		return nil, false
+	}
 	of := fmt.Sprintf("%d of %d control planes", c.have, c.meant)
 	if c.meant == 1 {
 		of = fmt.Sprintf("%d of 1 control plane", c.have)
 	}
-	late := now.Sub(p.since) >= t.options.Patience
 	switch {
 	case c.meant > 0 && c.have == c.meant:
 		return as(metav1.ConditionTrue, ReasonDistributed, "Acknowledged by %s%s", of, j.proxies), true
@@ -141,8 +144,6 @@ func (t *Tracker) verdict(p *pending, j *judgement, now time.Time) (verdict *ist
 	case len(c.waiting) > 0:
 		slices.Sort(c.waiting)
 		return as(metav1.ConditionFalse, ReasonRollingOut, "Acknowledged by %s; not yet released to %s: see vmesh rollout status", of, some(slices.Compact(c.waiting))), false
-	case !late:
-		return nil, false
 	case len(c.gone) > 0:
 		return as(metav1.ConditionFalse, ReasonGone, "Acknowledged by %s; no longer connected: %s", of, some(c.gone)), false
 	default:
@@ -157,17 +158,28 @@ func selecting(p *pending) string {
 	return ""
 }
 
-func (t *Tracker) count(p *pending, j *judgement, entry snapshot.Entry, now time.Time) tally {
-	var c tally
-	var asked *snapshot.List // whose answer has is
-	var has bool
-	holds := func(list *snapshot.List) bool {
-		if list != asked {
-			e, ok := list.Get(p.key)
-			asked, has = list, ok && e.Same(entry)
-		}
-		return has
+// lookup finds one name in lists, of which those after one another are mostly the same.
+type lookup struct {
+	list  *snapshot.List
+	entry snapshot.Entry
+	found bool
+}
+
+func (l *lookup) in(list *snapshot.List, name string) (snapshot.Entry, bool) {
+	if list == nil {
+		return snapshot.Entry{}, false
 	}
+	if list != l.list {
+		l.list = list
+		l.entry, l.found = list.Get(name)
+	}
+	return l.entry, l.found
+}
+
+// count counts, and with named set also names those that do not have it.
+func (t *Tracker) count(p *pending, j *judgement, entry snapshot.Entry, now time.Time, named bool) tally {
+	var c tally
+	var acked lookup
 	for i := range j.receivers {
 		r := &j.receivers[i]
 		if !inRevision(p, r.Revision) {
@@ -181,14 +193,17 @@ func (t *Tracker) count(p *pending, j *judgement, entry snapshot.Entry, now time
 			continue // it does not want any
 		}
 		c.meant++
-		switch {
-		case r.Acked != nil && holds(r.Acked):
+		if has, ok := acked.in(r.Acked, p.key); ok && has.Same(entry) {
 			c.have++
+			continue
+		}
+		switch {
 		case r.Refusal != "":
 			c.refused = append(c.refused, shortID(r.ID))
 			if c.why == "" {
 				c.why = r.Refusal
 			}
+		case !named:
 		case r.Stage != "" && !released(r.Due, p.key, entry):
 			c.waiting = append(c.waiting, r.Stage)
 		case !r.Unanswered.IsZero():
@@ -204,12 +219,14 @@ func (t *Tracker) count(p *pending, j *judgement, entry snapshot.Entry, now time
 			c.meant++
 			if peer.has(p, j, entry) {
 				c.have++
-			} else {
+			} else if named {
 				c.behind = append(c.behind, shortID(id))
 			}
 		case now.Sub(peer.since) < t.options.Grace:
 			c.meant++
-			c.gone = append(c.gone, shortID(id)+" since "+peer.since.UTC().Format(time.TimeOnly))
+			if named {
+				c.gone = append(c.gone, shortID(id)+" since "+peer.since.UTC().Format(time.TimeOnly))
+			}
 		}
 	}
 	return c

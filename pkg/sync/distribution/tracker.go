@@ -1,6 +1,7 @@
 package distribution
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -51,7 +52,8 @@ type Tracker struct {
 	wake    chan struct{} // something may be new
 	work    chan struct{} // something is to be written
 	waiting atomic.Int64  // how many objects are pending
-	without sync.Map      // the meshes that have no control planes
+	looked  sync.Map      // the meshes whose control planes are known
+	without sync.Map      // those among them that have none
 
 	// What the tracker was told and has not looked at yet. Who tells it never waits for
 	// what it does otherwise.
@@ -161,7 +163,12 @@ func (t *Tracker) Outlook(cluster, namespace string) istio.Condition {
 	case mesh == "":
 		return notInMesh(cluster, namespace)
 	}
-	if _, none := t.without.Load(mesh); none {
+	_, without := t.without.Load(mesh)
+	if _, looked := t.looked.Load(mesh); !looked {
+		o := t.snapshots.MeshObject(mesh)
+		without = o != nil && !bytes.Contains(o.Field("status"), []byte(`"controlPlanes"`)) && len(t.receivers.Receivers(mesh, 0)) == 0
+	}
+	if without {
 		return noControlPlanes(mesh)
 	}
 	return condition(metav1.ConditionUnknown, ReasonPending, "Waiting for the control planes of mesh "+mesh, 0)
@@ -471,9 +478,11 @@ func (t *Tracker) look(mesh string, receivers []xds.Receiver, now time.Time) {
 	} else {
 		t.without.Store(mesh, struct{}{})
 	}
+	t.looked.Store(mesh, struct{}{})
 	if len(receivers) == 0 && t.snapshots.Snapshot(mesh) == nil {
 		delete(t.peers, mesh)
 		t.without.Delete(mesh)
+		t.looked.Delete(mesh)
 	}
 }
 

@@ -86,6 +86,7 @@ func scrub(v any, seen revisions) any {
 	switch v := v.(type) {
 	case map[string]any:
 		scrubItems(v)
+		scrubDistributed(v)
 		for key, value := range v {
 			switch text, isText := value.(string); {
 			case key == "continue" && text == "":
@@ -118,6 +119,29 @@ func scrub(v any, seen revisions) any {
 		return scrubText(v)
 	}
 	return v
+}
+
+// scrubDistributed takes away the condition by which vmesh says whether control planes have
+// an object, which no other server has.
+func scrubDistributed(o map[string]any) {
+	status, _ := o["status"].(map[string]any)
+	conditions, ok := status["conditions"].([]any)
+	if !ok {
+		return
+	}
+	rest := slices.DeleteFunc(conditions, func(c any) bool {
+		m, _ := c.(map[string]any)
+		return m["type"] == "Distributed"
+	})
+	if len(rest) == len(conditions) {
+		return
+	}
+	if status["conditions"] = rest; len(rest) == 0 {
+		delete(status, "conditions")
+	}
+	if len(status) == 0 {
+		delete(o, "status")
+	}
 }
 
 // scrubItems takes from a list's items the type that the list has told already: lists of
