@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -104,17 +105,23 @@ func lockFile(path string) (unlock func(), err error) {
 	return func() { file.Close() }, nil
 }
 
-// FreePorts returns n loopback TCP ports that nothing listened on a moment ago.
+// FreePorts returns n loopback TCP ports that nothing listened on a moment ago. The kernel takes none of them for outgoing
+// connections, so a process that is restarted gets its own back.
 func FreePorts(n int) ([]int, error) {
-	ports := make([]int, n)
-	for i := range ports {
-		// All listeners stay open until the end, or the kernel might return one port twice.
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
+	const first, end = 10000, 32768 // where Linux begins with those of outgoing connections
+	ports := make([]int, 0, n)
+	for tries := 0; len(ports) < n; tries++ {
+		port := first + rand.IntN(end-first)
+		// All listeners stay open until the end, so that no port is returned twice.
+		listener, err := net.Listen("tcp", loopback(port))
 		if err != nil {
-			return nil, err
+			if tries > 100*n {
+				return nil, fmt.Errorf("finding free ports: %w", err)
+			}
+			continue
 		}
 		defer listener.Close()
-		ports[i] = listener.Addr().(*net.TCPAddr).Port
+		ports = append(ports, port)
 	}
 	return ports, nil
 }
