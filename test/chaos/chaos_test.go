@@ -94,6 +94,12 @@ func TestNothingIsLostWhateverIsKilled(t *testing.T) {
 	writing, stopWriting := context.WithCancel(ctx)
 	watching, stopWatching := context.WithCancel(ctx)
 	var writes, watches sync.WaitGroup
+	defer func() {
+		stopWriting()
+		stopWatching()
+		writes.Wait()
+		watches.Wait()
+	}()
 	for _, i := range s.istiods {
 		watches.Go(func() { watchIstiod(watching, i.Istiod, i.view) })
 		watches.Go(func() { i.shadow.run(watching) })
@@ -101,7 +107,7 @@ func TestNothingIsLostWhateverIsKilled(t *testing.T) {
 	}
 	items := s.permanentItems()
 	for n := range writers {
-		w := s.writer(writing, n+1)
+		w := s.writer(writing, rand.New(rand.NewPCG(*seed, uint64(n+1))))
 		var given []*item
 		for at := n; at < len(items); at += writers {
 			given = append(given, items[at])
@@ -227,11 +233,6 @@ func eventually(ctx context.Context, t *testing.T, patience time.Duration, what 
 		last = err // and not that the time is over
 		pause(ctx, 50*time.Millisecond)
 	}
-}
-
-// writer makes the writer of a number, which writes until ctx ends.
-func (s *stack) writer(ctx context.Context, number int) *writer {
-	return &writer{ledger: s.ledger, servers: s.servers, random: rand.New(rand.NewPCG(*seed, uint64(number))), spec: s.spec, stop: ctx}
 }
 
 // permanentItems are what is there for good.

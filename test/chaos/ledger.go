@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -220,20 +221,21 @@ func (v *view) see(life int, s state) {
 		v.gone = map[string]bool{}
 	}
 	v.looks++
+	var wrong []string
 	for key, e := range l.entries {
 		value, is := s[key]
 		before, was := v.seen[key]
 		switch {
 		case !is && e.permanent:
-			l.violatedLocked("%s (life %d, look %d) has no %s, which is there for good", v.name, v.life, v.looks, key)
+			wrong = append(wrong, fmt.Sprintf("has no %s, which is there for good", key))
 		case !is && was && !e.deleting:
-			l.violatedLocked("%s (life %d, look %d) lost %s, which nobody deleted", v.name, v.life, v.looks, key)
+			wrong = append(wrong, fmt.Sprintf("lost %s, which nobody deleted", key))
 		case is && v.gone[key]:
-			l.violatedLocked("%s (life %d, look %d) has %s again, which it had seen deleted", v.name, v.life, v.looks, key)
+			wrong = append(wrong, fmt.Sprintf("has %s again, which it had seen deleted", key))
 		case is && value < before:
-			l.violatedLocked("%s (life %d, look %d) has %s at value %d, and had %d", v.name, v.life, v.looks, key, value, before)
+			wrong = append(wrong, fmt.Sprintf("has %s at value %d, and had %d", key, value, before))
 		case is && value > e.asked:
-			l.violatedLocked("%s (life %d, look %d) has %s at value %d, and none above %d was asked for", v.name, v.life, v.looks, key, value, e.asked)
+			wrong = append(wrong, fmt.Sprintf("has %s at value %d, and none above %d was asked for", key, value, e.asked))
 		}
 		if was && !is {
 			v.gone[key] = true
@@ -241,8 +243,17 @@ func (v *view) see(life int, s state) {
 	}
 	for key := range s {
 		if l.entries[key] == nil {
-			l.violatedLocked("%s (life %d, look %d) has %s, which nobody wrote", v.name, v.life, v.looks, key)
+			wrong = append(wrong, fmt.Sprintf("has %s, which nobody wrote", key))
 		}
+	}
+	if n := len(wrong); n > 0 {
+		slices.Sort(wrong)
+		const enough = 5
+		text := strings.Join(wrong[:min(n, enough)], "; ")
+		if n > enough {
+			text += fmt.Sprintf("; and %d more", n-enough)
+		}
+		l.violatedLocked("%s (life %d, look %d) %s", v.name, v.life, v.looks, text)
 	}
 	v.seen = s
 }

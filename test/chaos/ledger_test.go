@@ -113,7 +113,7 @@ func TestWhatADeadProcessHadDoesNotCount(t *testing.T) {
 		t.Errorf("counted %d looks, want 2", l.counted("looks at istiod"))
 	}
 	v.see(1, state{"twice": 1})
-	expect(t, l, "life 1, look 2) has no good")
+	expect(t, l, "(life 1, look 2) has no good")
 }
 
 func TestDifferencesAreNamed(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 
@@ -186,12 +187,17 @@ func (s *stack) startIstiod(ctx context.Context, topology topology, number int) 
 	return nil
 }
 
+// writer makes a writer that writes until ctx ends.
+func (s *stack) writer(ctx context.Context, random *rand.Rand) *writer {
+	return &writer{ledger: s.ledger, servers: s.servers, random: random, spec: s.spec, stop: ctx}
+}
+
 // permanent are how many entries there are besides those of the calls that are never deleted.
 const permanent = 20
 
 // writeFirst writes what is there for good.
 func (s *stack) writeFirst(ctx context.Context) error {
-	w := s.writer(ctx, 0)
+	w := s.writer(ctx, rand.New(rand.NewPCG(0, 0)))
 	for _, kind := range observed {
 		if _, err := w.create(kind, greeter); err != nil {
 			return fmt.Errorf("writing %s %s: %w", kind, greeter, err)

@@ -2,7 +2,6 @@ package harness
 
 import (
 	"context"
-	"fmt"
 	"testing"
 	"time"
 
@@ -63,7 +62,7 @@ func TestAnEtcdOfThreeOutlivesItsLeader(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer alone.Close()
-	if got, err := alone.Get(ctx, "key"); err != nil || fmt.Sprintf("%s", got.Kvs[0].Value) != "after" {
+	if got, err := alone.Get(ctx, "key"); err != nil || string(got.Kvs[0].Value) != "after" {
 		t.Errorf("the restarted member has %v, %v", got, err)
 	}
 }
