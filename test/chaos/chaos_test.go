@@ -22,6 +22,7 @@ var (
 	duration     = flag.Duration("duration", time.Minute, "how long processes are killed")
 	seed         = flag.Uint64("seed", 0, "the seed of the plan; another each time by default")
 	topologyFlag = flag.String("topology", "direct", "where istiods have their configuration from: "+strings.Join(slices.Sorted(maps.Keys(topologies)), ", "))
+	vmeshBinary  = flag.String("vmesh", "", "the vmesh to run; built from this checkout by default")
 	istiodsFlag  = flag.Int("istiods", 2, "how many istiods there are")
 )
 
@@ -74,7 +75,7 @@ func TestNothingIsLostWhateverIsKilled(t *testing.T) {
 		t.Log(line)
 	}
 	l := newLedger(func(violation string) { logf("VIOLATION: %s", violation) })
-	s := &stack{dir: dir, ledger: l}
+	s := &stack{dir: dir, binary: *vmeshBinary, ledger: l}
 	defer func() {
 		if err := s.stop(); err != nil {
 			t.Error(err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 
 	"github.com/vmesh-io/vmesh/test/harness"
@@ -17,9 +18,12 @@ import (
 // kube-apiserver, and is never killed; nor are clients and backends.
 type stack struct {
 	dir     string
+	binary  string // vmesh
 	ledger  *ledger
 	etcd    *harness.EtcdCluster
 	vmesh   []*harness.Vmesh
+	xdsTLS  []string // of each
+	relays  []*harness.Relay
 	servers []*server
 	istiods []*istiod
 	targets []*target
@@ -41,14 +45,53 @@ type istiod struct {
 // start processes, which it adds to the stack's targets.
 type topology func(ctx context.Context, s *stack, number int) (sources []string, err error)
 
-var topologies = map[string]topology{"direct": direct}
+var topologies = map[string]topology{"direct": direct, "relay": relayed}
 
 // direct has each istiod ask one server. istiod knows one address of each source, so it is alone while that one is down.
 func direct(_ context.Context, s *stack, number int) ([]string, error) {
 	return []string{s.vmesh[number%len(s.vmesh)].XDSAddress}, nil
 }
 
-const servers = 2
+// relayed has each istiod ask a relay of its own, which knows all servers.
+func relayed(ctx context.Context, s *stack, number int) ([]string, error) {
+	name := fmt.Sprintf("relay-%d", number)
+	dir := filepath.Join(s.dir, name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	admin := s.vmesh[0].AdminKubeconfig
+	if _, err := harness.Kubectl(ctx, admin, "", "patch", "mesh", "default", "--type=merge", "-p", `{"spec":{"receivers":[{"kind":"Group","name":"relays"}]}}`); err != nil {
+		return nil, err
+	}
+	identity, err := exec.CommandContext(ctx, s.binary, "kubeconfig", "create", "root", "--user", name, "--group", "relays", "--data-dir", filepath.Dir(admin)).Output()
+	if err != nil {
+		return nil, fmt.Errorf("creating an identity for %s: %w", name, err)
+	}
+	kubeconfig := filepath.Join(dir, "kubeconfig")
+	if err := os.WriteFile(kubeconfig, identity, 0o600); err != nil {
+		return nil, err
+	}
+	relay, err := harness.StartRelay(ctx, harness.RelayOptions{
+		Dir: dir, Binary: s.binary, Name: name, Upstream: s.xdsTLS, Kubeconfig: kubeconfig, Shards: shards,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.relays = append(s.relays, relay)
+	s.targets = append(s.targets, &target{
+		name:      name,
+		kill:      func(context.Context) (string, error) { return name, relay.Kill() },
+		start:     relay.Restart,
+		processes: func() []*harness.Process { return []*harness.Process{relay.Process} },
+	})
+	return relay.Sources, nil
+}
+
+const (
+	servers = 2
+	// shards is over how many sources a relay spreads the mesh.
+	shards = 4
+)
 
 func (s *stack) start(ctx context.Context, topology topology, istiods int) error {
 	if err := s.startServers(ctx); err != nil {
@@ -103,7 +146,12 @@ func (s *stack) startServers(ctx context.Context) (err error) {
 			return all
 		},
 	})
-	binary, err := harness.Build(ctx)
+	if s.binary == "" {
+		if s.binary, err = harness.Build(ctx); err != nil {
+			return err
+		}
+	}
+	ports, err := harness.FreePorts(servers)
 	if err != nil {
 		return err
 	}
@@ -118,7 +166,8 @@ func (s *stack) startServers(ctx context.Context) (err error) {
 				return err
 			}
 		}
-		options := harness.VmeshOptions{Binary: binary, DataDir: dir}
+		s.xdsTLS = append(s.xdsTLS, fmt.Sprintf("127.0.0.1:%d", ports[i]))
+		options := harness.VmeshOptions{Binary: s.binary, DataDir: dir, ExtraArgs: []string{"--xds-tls-address", s.xdsTLS[i]}}
 		for _, url := range s.etcd.URLs() {
 			options.ExtraArgs = append(options.ExtraArgs, "--etcd-servers", url)
 		}
@@ -225,6 +274,9 @@ func (s *stack) stop() error {
 			errs = append(errs, i.client.Close())
 		}
 		errs = append(errs, i.Kill())
+	}
+	for _, r := range s.relays {
+		errs = append(errs, r.Kill())
 	}
 	for _, b := range s.backends {
 		errs = append(errs, b.Stop())

@@ -108,10 +108,9 @@ func lockFile(path string) (unlock func(), err error) {
 // FreePorts returns n loopback TCP ports that nothing listened on a moment ago. The kernel takes none of them for outgoing
 // connections, so a process that is restarted gets its own back.
 func FreePorts(n int) ([]int, error) {
-	const first, end = 10000, 32768 // where Linux begins with those of outgoing connections
 	ports := make([]int, 0, n)
 	for tries := 0; len(ports) < n; tries++ {
-		port := first + rand.IntN(end-first)
+		port := firstPort + rand.IntN(endPort-firstPort)
 		// All listeners stay open until the end, so that no port is returned twice.
 		listener, err := net.Listen("tcp", loopback(port))
 		if err != nil {
@@ -125,6 +124,31 @@ func FreePorts(n int) ([]int, error) {
 	}
 	return ports, nil
 }
+
+// freePortRange is FreePorts for n ports side by side, of which it returns the first.
+func freePortRange(n int) (int, error) {
+	var last error
+	for range 100 {
+		first := firstPort + rand.IntN(endPort-firstPort-n)
+		if last = listenOnAll(first, n); last == nil {
+			return first, nil
+		}
+	}
+	return 0, fmt.Errorf("finding %d free ports side by side: %w", n, last)
+}
+
+func listenOnAll(first, n int) error {
+	for port := first; port < first+n; port++ {
+		listener, err := net.Listen("tcp", loopback(port))
+		if err != nil {
+			return err
+		}
+		defer listener.Close()
+	}
+	return nil
+}
+
+const firstPort, endPort = 10000, 32768 // Linux takes those of outgoing connections from there on
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
