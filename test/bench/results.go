@@ -82,6 +82,11 @@ var rows = []row{
 	{id: "roles.rss.all", number: 14, what: "RSS of the server with all of them", unit: "MiB"},
 	{id: "roles.review.p50", number: 14, what: "SubjectAccessReview of a user of one of them, over HTTPS, p50", unit: "ms"},
 	{id: "roles.review.p99", number: 14, what: "the same, p99", unit: "ms"},
+	{id: "planes.p50", number: 16, what: "from a write's 200 until the last of 100 control planes has it by delta, 10 000 objects, p50", unit: "ms", reach: "100 ms"},
+	{id: "planes.p99", number: 16, what: "the same, p99", unit: "ms"},
+	{id: "planes.cpu", number: 16, what: "CPU for that change, the write included", unit: "ms", reach: "30 ms"},
+	{id: "planes.anon", number: 16, what: "anonymous RSS for each of the control planes, as it settles", unit: "KiB", reach: "1024 KiB"},
+	{id: "planes.anon.gc", number: 16, what: "the same after a forced collection", unit: "KiB"},
 }
 
 func rowOf(id string) row {

@@ -75,7 +75,7 @@ func TestNothingIsLostWhateverIsKilled(t *testing.T) {
 		t.Log(line)
 	}
 	l := newLedger(func(violation string) { logf("VIOLATION: %s", violation) })
-	s := &stack{dir: dir, binary: *vmeshBinary, ledger: l}
+	s := &stack{dir: dir, binary: *vmeshBinary, ledger: l, logf: logf}
 	defer func() {
 		if err := s.stop(); err != nil {
 			t.Error(err)
@@ -134,7 +134,6 @@ func TestNothingIsLostWhateverIsKilled(t *testing.T) {
 	writes.Wait()
 
 	// Nothing changes any more: all have the same, and it is what was acknowledged.
-	began := time.Now()
 	var api state
 	for _, server := range s.servers {
 		eventually(ctx, t, time.Minute, server.name+" answers", func(ctx context.Context) (err error) {
@@ -142,6 +141,7 @@ func TestNothingIsLostWhateverIsKilled(t *testing.T) {
 			return err
 		})
 		l.settled(server.name, api)
+		logf("%s has what was acknowledged, or has been reported", server.name)
 	}
 	for _, i := range s.istiods {
 		eventually(ctx, t, convergence, i.view.name+" has what the API has", func(ctx context.Context) error {
@@ -161,8 +161,8 @@ func TestNothingIsLostWhateverIsKilled(t *testing.T) {
 		eventually(ctx, t, convergence, "the calls by "+i.view.name+" go as was written last", func(ctx context.Context) error {
 			return splits(ctx, i.client, api[keyOf("VirtualService", namespace, greeter)])
 		})
+		logf("%s, its shadow and its client have it, too", i.view.name)
 	}
-	logf("all is settled after %s", time.Since(began).Truncate(time.Millisecond))
 	stopWatching()
 	watches.Wait()
 
@@ -220,8 +220,13 @@ func eventually(ctx context.Context, t *testing.T, patience time.Duration, what 
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var last error
+	told := time.Now()
 	for {
 		err := check(ctx)
+		if err != nil && time.Since(told) > slow {
+			told = time.Now()
+			t.Logf("%s not yet so: %s: %v", told.Format("15:04:05.000"), what, err)
+		}
 		if err == nil {
 			return
 		}

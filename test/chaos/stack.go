@@ -20,6 +20,7 @@ type stack struct {
 	dir     string
 	binary  string // vmesh
 	ledger  *ledger
+	logf    func(format string, args ...any)
 	etcd    *harness.EtcdCluster
 	vmesh   []*harness.Vmesh
 	xdsTLS  []string // of each
@@ -238,7 +239,7 @@ func (s *stack) startIstiod(ctx context.Context, topology topology, number int) 
 
 // writer makes a writer that writes until ctx ends.
 func (s *stack) writer(ctx context.Context, random *rand.Rand) *writer {
-	return &writer{ledger: s.ledger, servers: s.servers, random: random, spec: s.spec, stop: ctx}
+	return &writer{ledger: s.ledger, servers: s.servers, random: random, spec: s.spec, logf: s.logf, stop: ctx}
 }
 
 // permanent are how many entries there are besides those of the calls that are never deleted.

@@ -73,6 +73,7 @@ type writer struct {
 	random  *rand.Rand
 	// spec is what an entry is at a value.
 	spec func(kind, name string, value int) map[string]any
+	logf func(format string, args ...any)
 	// stop ends what it waits for in vain.
 	stop context.Context
 }
@@ -98,6 +99,9 @@ func (w *writer) object(i *item, value int) *unstructured.Unstructured {
 
 func (w *writer) server() *server { return w.servers[w.random.IntN(len(w.servers))] }
 
+// slow is what is worth a line in the log.
+const slow = 3 * time.Second
+
 // errStopped says that the writer was stopped before it knew what became of its write.
 var errStopped = errors.New("stopped")
 
@@ -106,7 +110,11 @@ var errStopped = errors.New("stopped")
 func (w *writer) retry(what string, do func(s *server, attempt int) (done bool, err error)) error {
 	for attempt := 0; ; attempt++ {
 		s := w.server()
+		began := time.Now()
 		done, err := do(s, attempt)
+		if took := time.Since(began); took > slow {
+			w.logf("%s through %s took %s: %v", what, s.name, took.Truncate(time.Millisecond), err)
+		}
 		switch {
 		case done:
 			return nil
@@ -237,11 +245,12 @@ func (w *writer) churn(prefix string, given []*item, every time.Duration) {
 		case n < 4:
 			at := w.random.IntN(len(own))
 			i := own[at]
+			own = append(own[:at], own[at+1:]...)
 			if i.doubtful {
+				given = append(given, i)
 				err = w.update(i)
 				break
 			}
-			own = append(own[:at], own[at+1:]...)
 			err = w.delete(i)
 		case n < 7 && len(given) > 0:
 			err = w.update(given[w.random.IntN(len(given))])
