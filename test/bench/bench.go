@@ -77,6 +77,11 @@ func (b *bench) run(ctx context.Context) error {
 			return fmt.Errorf("virtual clusters: %w", err)
 		}
 	}
+	if b.want(17) {
+		if err := b.scope(ctx); err != nil {
+			return fmt.Errorf("istiod's pushes: %w", err)
+		}
+	}
 	if b.want(13) {
 		// Last: it leaves this process with fewer processors.
 		if err := b.neighbours(ctx); err != nil {
@@ -95,12 +100,12 @@ func (b *bench) findBinaries(ctx context.Context) error {
 			return err
 		}
 	}
-	if b.options.peer {
+	if b.options.peer || b.want(17) {
 		if b.apiserverBinary, err = harness.Tool(ctx, "kube-apiserver"); err != nil {
 			return err
 		}
 	}
-	if b.options.peer || b.want(8) {
+	if b.options.peer || b.want(8, 17) {
 		if b.etcdBinary, err = harness.Tool(ctx, "etcd"); err != nil {
 			return err
 		}
