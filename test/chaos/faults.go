@@ -107,7 +107,7 @@ func (t *target) keep(ctx context.Context, l *ledger, logf func(string, ...any))
 			time.Sleep(f.down)
 		case process := <-died:
 			stop()
-			l.violated("%s ended by itself", process.Name())
+			l.violated("%s ended by itself: %s", t.name, process.Name())
 		}
 		began := time.Now()
 		for attempt := 1; ; attempt++ {
