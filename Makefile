@@ -44,6 +44,10 @@ tools: ## Build the programs that tests and benchmarks run, once: kubectl, etcd,
 e2e: build tools ## Run the tests with real processes: kubectl, istiod, kube-apiserver, gRPC.
 	go test -timeout 40m ./test/...
 
+.PHONY: chaos
+chaos: build tools ## Kill processes of a mesh at random for DURATION (10m), in the order of SEED.
+	go test -count=1 -timeout 0 -v -run TestNothingIsLostWhateverIsKilled ./test/chaos -args -duration $(or $(DURATION),10m) -seed $(or $(SEED),0) $(CHAOS)
+
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (10s).
 	@hack/fuzz.sh $(or $(FUZZTIME),10s)

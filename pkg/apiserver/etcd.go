@@ -12,7 +12,11 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/klog/v2"
 
 	"github.com/vmesh-io/vmesh/pkg/storage/embedded"
 )
@@ -79,6 +83,42 @@ func remedy(err error) string {
 		return "give a --data-dir that this user can write"
 	}
 	return "if the data is damaged, put a backup of --data-dir in its place"
+}
+
+// etcdRetry is how long to wait before etcd is asked again.
+const etcdRetry = 200 * time.Millisecond
+
+// untilAnswered does something, and again for as long as it fails because etcd does not answer. What it does must bear
+// being done twice: without an answer nobody knows whether it was done.
+func untilAnswered(ctx context.Context, do func(context.Context) error) error {
+	for {
+		err := do(ctx)
+		if err == nil || !etcdIsAway(err) || ctx.Err() != nil {
+			return err
+		}
+		klog.FromContext(ctx).Info("etcd does not answer; trying again", "reason", err.Error())
+		select {
+		case <-time.After(etcdRetry):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// etcdIsAway tells whether an error is that of an etcd which cannot answer now: it cannot be reached, has no leader, or lost
+// the one that was asked. It may have done what it was asked for.
+func etcdIsAway(err error) bool {
+	var ofEtcd interface{ Code() codes.Code }
+	switch {
+	case errors.As(err, &ofEtcd):
+		return ofEtcd.Code() == codes.Unavailable || ofEtcd.Code() == codes.DeadlineExceeded
+	case apierrors.IsTimeout(err), apierrors.IsServerTimeout(err), apierrors.IsServiceUnavailable(err), apierrors.IsTooManyRequests(err):
+		return true
+	case errors.Is(err, context.DeadlineExceeded):
+		return true
+	}
+	code := status.Code(err)
+	return code == codes.Unavailable || code == codes.DeadlineExceeded
 }
 
 func eventTTL(runtime.Object, uint64, bool) (uint64, error) { return eventSeconds, nil }

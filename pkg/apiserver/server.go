@@ -563,14 +563,10 @@ func (s *Server) prepareData(ctx context.Context) error {
 	if err := s.backend.WaitReady(ctx); err != nil {
 		return err
 	}
-	if err := s.backend.BeginHistory(ctx); err != nil {
-		return err
-	}
-	if err := s.clusters.EnsureDefaults(ctx); err != nil {
-		return err
-	}
-	if err := s.keeper.ensureAdmin(ctx); err != nil {
-		return err
+	for _, ensure := range []func(context.Context) error{s.backend.BeginHistory, s.clusters.EnsureDefaults, s.keeper.ensureAdmin} {
+		if err := untilAnswered(ctx, ensure); err != nil {
+			return err
+		}
 	}
 	if err := s.viewServed(ctx); err != nil {
 		klog.FromContext(ctx).Error(err, "The host view serves nothing")

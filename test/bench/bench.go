@@ -67,7 +67,7 @@ func (b *bench) run(ctx context.Context) error {
 	if err := b.findBinaries(ctx); err != nil {
 		return err
 	}
-	if b.want(1, 2, 3, 6, 7, 8, 9, 10, 11, 12) || b.options.profileDir != "" {
+	if b.want(1, 2, 3, 6, 7, 8, 9, 10, 11, 12, 16) || b.options.profileDir != "" {
 		if err := b.objects(ctx); err != nil {
 			return err
 		}
@@ -75,6 +75,11 @@ func (b *bench) run(ctx context.Context) error {
 	if b.want(4, 5, 14) {
 		if err := b.tenants(ctx); err != nil {
 			return fmt.Errorf("virtual clusters: %w", err)
+		}
+	}
+	if b.want(17) {
+		if err := b.scope(ctx); err != nil {
+			return fmt.Errorf("istiod's pushes: %w", err)
 		}
 	}
 	if b.want(13) {
@@ -95,12 +100,12 @@ func (b *bench) findBinaries(ctx context.Context) error {
 			return err
 		}
 	}
-	if b.options.peer {
+	if b.options.peer || b.want(17) {
 		if b.apiserverBinary, err = harness.Tool(ctx, "kube-apiserver"); err != nil {
 			return err
 		}
 	}
-	if b.options.peer || b.want(8) {
+	if b.options.peer || b.want(8, 17) {
 		if b.etcdBinary, err = harness.Tool(ctx, "etcd"); err != nil {
 			return err
 		}
@@ -120,7 +125,7 @@ func (b *bench) objects(ctx context.Context) error {
 	if err := b.startEmpty(ctx, targets); err != nil {
 		return fmt.Errorf("starting: %w", err)
 	}
-	if !b.want(1, 3, 6, 7, 8, 9, 10, 11, 12) && b.options.profileDir == "" {
+	if !b.want(1, 3, 6, 7, 8, 9, 10, 11, 12, 16) && b.options.profileDir == "" {
 		return nil
 	}
 	if err := b.load(ctx, targets); err != nil {
@@ -136,6 +141,9 @@ func (b *bench) objects(ctx context.Context) error {
 		{[]int{10}, "watching", b.watch},
 		{[]int{11, 12}, "pushing", func(ctx context.Context, targets []*target) error { return b.push(ctx, targets[0], b.scaled(10000)) }},
 		{[]int{9}, "applying", b.apply},
+		{[]int{16}, "pushing to many", func(ctx context.Context, targets []*target) error {
+			return b.manyPlanes(ctx, targets[0], b.scaled(10000))
+		}},
 	} {
 		if !b.want(stage.rows...) {
 			continue

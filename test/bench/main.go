@@ -39,6 +39,13 @@ func main() {
 		}
 		return
 	}
+	if len(os.Args) == 5 && os.Args[1] == "planes" { // started by row 16
+		if err := planesMain(os.Args[2], os.Args[3], os.Args[4]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench planes:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	var o options
 	var noPeer bool
 	flag.StringVar(&o.only, "only", "", "the rows to measure, by number: 1,2,7; all by default")

@@ -128,7 +128,7 @@ func profilePush(ctx context.Context, t *target, stop <-chan struct{}) error {
 	}
 	var clients []*xdsClient
 	for i := range manyClients {
-		c, err := connectXDS(ctx, t.xds, i, 1)
+		c, err := connectXDS(ctx, sotwMethod, t.xds, i, 1)
 		if err != nil {
 			return err
 		}

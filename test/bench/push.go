@@ -54,7 +54,7 @@ func changes(ctx context.Context, t *target) (func() error, error) {
 }
 
 func (b *bench) pushLatency(ctx context.Context, t *target, count int, id string, change func() error) error {
-	client, err := connectXDS(ctx, t.xds, 0, count)
+	client, err := connectXDS(ctx, sotwMethod, t.xds, 0, count)
 	if err != nil {
 		return err
 	}
@@ -87,7 +87,7 @@ func (b *bench) pushLatency(ctx context.Context, t *target, count int, id string
 func (b *bench) pushCPU(ctx context.Context, t *target, count, clients int, change func() error) error {
 	var all []*xdsClient
 	for i := range clients {
-		c, err := connectXDS(ctx, t.xds, i, count)
+		c, err := connectXDS(ctx, sotwMethod, t.xds, i, count)
 		if err != nil {
 			return err
 		}

@@ -21,7 +21,8 @@ import (
 )
 
 const (
-	streamMethod       = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
+	sotwMethod         = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
+	deltaMethod        = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 	virtualServiceType = "networking.istio.io/v1/VirtualService"
 	// istiodWindow is the flow control window of istiod's connection to its config source.
 	istiodWindow = 1 << 20
@@ -47,7 +48,7 @@ var xdsTypes = []string{
 	"telemetry.istio.io/v1/Telemetry",
 }
 
-// response is a DiscoveryResponse as it is when nobody decodes its resources.
+// response is a DiscoveryResponse, or a DeltaDiscoveryResponse, as it is when nobody decodes its resources.
 type response struct {
 	version, typeURL, nonce string
 	resources               int
@@ -128,8 +129,8 @@ type xdsClient struct {
 }
 
 // connectXDS opens a stream as istiod does, and returns when every type has been answered; count is how many
-// VirtualServices there are.
-func connectXDS(ctx context.Context, address string, index, count int) (*xdsClient, error) {
+// VirtualServices there are. The method is one of the above.
+func connectXDS(ctx context.Context, method, address string, index, count int) (*xdsClient, error) {
 	connection, err := grpc.NewClient(address,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithInitialWindowSize(istiodWindow), grpc.WithInitialConnWindowSize(istiodWindow),
@@ -139,7 +140,7 @@ func connectXDS(ctx context.Context, address string, index, count int) (*xdsClie
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	c := &xdsClient{connection: connection, cancel: cancel, done: make(chan error, 1), responses: make(chan response, 16)}
-	stream, err := connection.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, streamMethod)
+	stream, err := connection.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, method)
 	if err != nil {
 		return nil, errors.Join(err, c.close())
 	}
@@ -151,12 +152,16 @@ func connectXDS(ctx context.Context, address string, index, count int) (*xdsClie
 		}},
 	}
 	for _, t := range xdsTypes {
-		if err := stream.SendMsg(&discovery.DiscoveryRequest{Node: node, TypeUrl: t, ResponseNonce: "first"}); err != nil {
+		var first any = &discovery.DiscoveryRequest{Node: node, TypeUrl: t, ResponseNonce: "first"}
+		if method == deltaMethod {
+			first = &discovery.DeltaDiscoveryRequest{Node: node, TypeUrl: t}
+		}
+		if err := stream.SendMsg(first); err != nil {
 			return nil, errors.Join(err, c.close())
 		}
 	}
 	var answered atomic.Int32
-	go func() { c.done <- c.receive(stream, node, &answered) }()
+	go func() { c.done <- c.receive(stream, method, node, &answered) }()
 	timeout := time.NewTimer(30 * time.Second)
 	defer timeout.Stop()
 	for {
@@ -174,7 +179,7 @@ func connectXDS(ctx context.Context, address string, index, count int) (*xdsClie
 	}
 }
 
-func (c *xdsClient) receive(stream grpc.ClientStream, node *core.Node, answered *atomic.Int32) error {
+func (c *xdsClient) receive(stream grpc.ClientStream, method string, node *core.Node, answered *atomic.Int32) error {
 	for {
 		var r response
 		if err := stream.RecvMsg(&r); err != nil {
@@ -184,7 +189,10 @@ func (c *xdsClient) receive(stream grpc.ClientStream, node *core.Node, answered 
 		if r.typeURL == virtualServiceType {
 			c.responses <- r
 		}
-		ack := &discovery.DiscoveryRequest{Node: node, TypeUrl: r.typeURL, VersionInfo: r.version, ResponseNonce: r.nonce}
+		var ack any = &discovery.DiscoveryRequest{Node: node, TypeUrl: r.typeURL, VersionInfo: r.version, ResponseNonce: r.nonce}
+		if method == deltaMethod {
+			ack = &discovery.DeltaDiscoveryRequest{TypeUrl: r.typeURL, ResponseNonce: r.nonce}
+		}
 		if err := stream.SendMsg(ack); err != nil {
 			return err
 		}

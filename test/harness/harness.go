@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -104,20 +105,50 @@ func lockFile(path string) (unlock func(), err error) {
 	return func() { file.Close() }, nil
 }
 
-// FreePorts returns n loopback TCP ports that nothing listened on a moment ago.
+// FreePorts returns n loopback TCP ports that nothing listened on a moment ago. The kernel takes none of them for outgoing
+// connections, so a process that is restarted gets its own back.
 func FreePorts(n int) ([]int, error) {
-	ports := make([]int, n)
-	for i := range ports {
-		// All listeners stay open until the end, or the kernel might return one port twice.
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
+	ports := make([]int, 0, n)
+	for tries := 0; len(ports) < n; tries++ {
+		port := firstPort + rand.IntN(endPort-firstPort)
+		// All listeners stay open until the end, so that no port is returned twice.
+		listener, err := net.Listen("tcp", loopback(port))
 		if err != nil {
-			return nil, err
+			if tries > 100*n {
+				return nil, fmt.Errorf("finding free ports: %w", err)
+			}
+			continue
 		}
 		defer listener.Close()
-		ports[i] = listener.Addr().(*net.TCPAddr).Port
+		ports = append(ports, port)
 	}
 	return ports, nil
 }
+
+// freePortRange is FreePorts for n ports side by side, of which it returns the first.
+func freePortRange(n int) (int, error) {
+	var last error
+	for range 100 {
+		first := firstPort + rand.IntN(endPort-firstPort-n)
+		if last = listenOnAll(first, n); last == nil {
+			return first, nil
+		}
+	}
+	return 0, fmt.Errorf("finding %d free ports side by side: %w", n, last)
+}
+
+func listenOnAll(first, n int) error {
+	for port := first; port < first+n; port++ {
+		listener, err := net.Listen("tcp", loopback(port))
+		if err != nil {
+			return err
+		}
+		defer listener.Close()
+	}
+	return nil
+}
+
+const firstPort, endPort = 10000, 32768 // Linux takes those of outgoing connections from there on
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
@@ -156,15 +187,4 @@ func apiReady(ctx context.Context, kubeconfig string) error {
 	}
 	_, err = get(ctx, client, config.Host+"/readyz")
 	return err
-}
-
-func allFree(first, n int) bool {
-	for port := first; port < first+n; port++ {
-		listener, err := net.Listen("tcp", loopback(port))
-		if err != nil {
-			return false
-		}
-		defer listener.Close()
-	}
-	return true
 }

@@ -51,7 +51,7 @@ type IstiodOptions struct {
 // Istiod is a running istiod, with everything it serves on loopback.
 type Istiod struct {
 	*Process
-	// GRPCAddress is the plaintext xDS endpoint for proxies.
+	// GRPCAddress is the plaintext xDS endpoint for proxies. It and the others outlive a restart.
 	GRPCAddress string
 	// DebugURL is the base of the /debug pages, MetricsURL the page of metrics.
 	DebugURL, MetricsURL string
@@ -73,7 +73,10 @@ func StartIstiod(ctx context.Context, options IstiodOptions) (*Istiod, error) {
 	if err != nil {
 		return nil, err
 	}
-	istiod := &Istiod{options: options, ports: ports}
+	istiod := &Istiod{
+		GRPCAddress: loopback(ports[1]), DebugURL: "http://" + loopback(ports[0]), MetricsURL: "http://" + loopback(ports[2]) + "/metrics",
+		options: options, ports: ports,
+	}
 	if err := istiod.start(ctx); err != nil {
 		return nil, err
 	}
@@ -117,17 +120,16 @@ func (i *Istiod) start(ctx context.Context) error {
 	if options.WithoutServices {
 		registries = ""
 	}
-	httpAddress, grpcAddress, monitoringAddress := loopback(i.ports[0]), loopback(i.ports[1]), loopback(i.ports[2])
 	cmd := exec.Command(options.Binary, append([]string{
 		"discovery",
 		"--meshConfig", meshConfigFile,
 		"--kubeconfig", kubeconfig,
 		"--registries=" + registries,
-		"--httpAddr", httpAddress,
-		"--grpcAddr", grpcAddress,
+		"--httpAddr", loopback(i.ports[0]),
+		"--grpcAddr", i.GRPCAddress,
 		"--secureGRPCAddr=",
 		"--httpsAddr", loopback(i.ports[3]),
-		"--monitoringAddr", monitoringAddress,
+		"--monitoringAddr", loopback(i.ports[2]),
 		"--ctrlz_address", "127.0.0.1",
 		"--ctrlz_port", strconv.Itoa(i.ports[4]),
 	}, options.ExtraArgs...)...)
@@ -138,9 +140,6 @@ func (i *Istiod) start(ctx context.Context) error {
 	}
 	cmd.Env = append(cmd.Env, options.ExtraEnv...)
 
-	i.GRPCAddress = grpcAddress
-	i.DebugURL = "http://" + httpAddress
-	i.MetricsURL = "http://" + monitoringAddress + "/metrics"
 	i.Process, err = StartProcess("istiod", filepath.Join(dir, "istiod.log"), cmd)
 	if err != nil {
 		return err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/x509/pkix"
 	"errors"
-	"net/http"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -13,57 +12,6 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
-
-// EtcdOptions says how to run an etcd.
-type EtcdOptions struct {
-	// Dir takes the log and the data. Required.
-	Dir string
-	// Binary is the etcd to run; built from its module when empty.
-	Binary string
-	// ExtraArgs go to etcd last, so they win.
-	ExtraArgs []string
-}
-
-// Etcd is a running etcd of one member.
-type Etcd struct {
-	*Process
-	URL string
-}
-
-// StartEtcd starts an etcd and waits until it serves.
-func StartEtcd(ctx context.Context, options EtcdOptions) (*Etcd, error) {
-	if options.Binary == "" {
-		binary, err := Tool(ctx, "etcd")
-		if err != nil {
-			return nil, err
-		}
-		options.Binary = binary
-	}
-	ports, err := FreePorts(2)
-	if err != nil {
-		return nil, err
-	}
-	url, peerURL := "http://"+loopback(ports[0]), "http://"+loopback(ports[1])
-	process, err := StartProcess("etcd", filepath.Join(options.Dir, "etcd.log"), exec.Command(options.Binary, append([]string{
-		"--data-dir", filepath.Join(options.Dir, "data"),
-		"--listen-client-urls", url,
-		"--advertise-client-urls", url,
-		"--listen-peer-urls", peerURL,
-		"--initial-advertise-peer-urls", peerURL,
-		"--initial-cluster", "default=" + peerURL,
-	}, options.ExtraArgs...)...))
-	if err != nil {
-		return nil, err
-	}
-	err = process.waitReady(ctx, func(ctx context.Context) error {
-		_, err := get(ctx, http.DefaultClient, url+"/readyz")
-		return err
-	})
-	if err != nil {
-		return nil, errors.Join(err, process.Kill())
-	}
-	return &Etcd{Process: process, URL: url}, nil
-}
 
 // KubeAPIServerOptions says how to run a kube-apiserver.
 type KubeAPIServerOptions struct {

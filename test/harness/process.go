@@ -63,6 +63,9 @@ func StartProcess(name, logFile string, cmd *exec.Cmd) (*Process, error) {
 	return p, nil
 }
 
+// Name is what it was started as.
+func (p *Process) Name() string { return p.name }
+
 // PID is the process's id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 

@@ -53,7 +53,7 @@ func StartRelay(ctx context.Context, options RelayOptions) (*Relay, error) {
 	if options.MaxShards == 0 {
 		options.MaxShards = 4
 	}
-	base, err := freeRange(options.MaxShards + 1)
+	base, err := freePortRange(options.MaxShards + 1)
 	if err != nil {
 		return nil, err
 	}
@@ -128,18 +128,4 @@ func (r *Relay) Sources() ([]string, error) {
 		all = append(all, strings.TrimPrefix(s.Address, "xds://"))
 	}
 	return all, nil
-}
-
-// freeRange finds so many ports in a row.
-func freeRange(n int) (int, error) {
-	for range 50 {
-		ports, err := FreePorts(1)
-		if err != nil {
-			return 0, err
-		}
-		if ports[0]+n < 65536 && allFree(ports[0], n) {
-			return ports[0], nil
-		}
-	}
-	return 0, fmt.Errorf("there are no %d free ports in a row", n)
 }

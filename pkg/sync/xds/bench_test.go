@@ -58,9 +58,9 @@ func TestBenchClients(t *testing.T) {
 	if config == "" {
 		t.Skip("it is for benchmarks")
 	}
-	var address string
+	var address, protocol string
 	var clients int
-	if _, err := fmt.Sscan(config, &address, &clients); err != nil {
+	if _, err := fmt.Sscan(config, &address, &protocol, &clients); err != nil {
 		t.Fatal(err)
 	}
 	lines := make(chan string)
@@ -72,11 +72,24 @@ func TestBenchClients(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		stream, err := discovery.NewAggregatedDiscoveryServiceClient(conn).StreamAggregatedResources(context.Background())
+		service := discovery.NewAggregatedDiscoveryServiceClient(conn)
+		var stream grpc.ClientStream
+		var ack func(nonce string) any
+		if protocol == "delta" {
+			stream, err = service.DeltaAggregatedResources(context.Background())
+			ack = func(nonce string) any {
+				return &discovery.DeltaDiscoveryRequest{TypeUrl: virtualServices, Node: node("light"), ResponseNonce: nonce}
+			}
+		} else {
+			stream, err = service.StreamAggregatedResources(context.Background())
+			ack = func(nonce string) any {
+				return &discovery.DiscoveryRequest{TypeUrl: virtualServices, Node: node("light"), ResponseNonce: nonce}
+			}
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := stream.Send(&discovery.DiscoveryRequest{TypeUrl: virtualServices, Node: node("light")}); err != nil {
+		if err := stream.SendMsg(ack("")); err != nil {
 			t.Fatal(err)
 		}
 		go func() {
@@ -87,7 +100,7 @@ func TestBenchClients(t *testing.T) {
 					return
 				}
 				lines <- fmt.Sprint("received ", time.Now().UnixNano())
-				if err := stream.Send(&discovery.DiscoveryRequest{TypeUrl: virtualServices, ResponseNonce: r.nonce}); err != nil {
+				if err := stream.SendMsg(ack(r.nonce)); err != nil {
 					close(lines)
 					return
 				}
@@ -102,11 +115,14 @@ func TestBenchClients(t *testing.T) {
 // BenchmarkPush measures the way of one change to clients in another process, from
 // what the storage tells to the whole response, and this process' CPU for it.
 func BenchmarkPush(b *testing.B) {
-	for _, size := range []struct{ objects, clients int }{{1000, 1}, {10_000, 1}, {10_000, 10}} {
-		b.Run(fmt.Sprintf("objects=%d/clients=%d", size.objects, size.clients), func(b *testing.B) {
+	for _, size := range []struct {
+		protocol         string
+		objects, clients int
+	}{{"sotw", 1000, 1}, {"sotw", 10_000, 1}, {"sotw", 10_000, 10}, {"delta", 10_000, 1}, {"delta", 10_000, 100}} {
+		b.Run(fmt.Sprintf("%s/objects=%d/clients=%d", size.protocol, size.objects, size.clients), func(b *testing.B) {
 			w := newWorld(b, textKinds(), Options{}).start(map[string][]*object.Object{"virtualservices": manyObjects(size.objects)})
 			cmd := exec.Command(os.Args[0], "-test.run=^TestBenchClients$", "-test.v=false")
-			cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d", benchClients, w.address, size.clients))
+			cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %d", benchClients, w.address, size.protocol, size.clients))
 			cmd.Stderr = os.Stderr
 			out, err := cmd.StdoutPipe()
 			if err != nil {
@@ -137,7 +153,7 @@ func BenchmarkPush(b *testing.B) {
 			for range size.clients {
 				next()
 			}
-			var latencies []time.Duration
+			var latencies, slowest []time.Duration
 			i, marshalled := 0, w.counter("vmesh_snapshot_entries_marshalled_total", nil)
 			before := cpuTime(b)
 			b.ReportAllocs()
@@ -145,13 +161,21 @@ func BenchmarkPush(b *testing.B) {
 				i++
 				start := time.Now()
 				w.set("ns-7/vs-7", fmt.Sprint(i))
+				var last time.Time
 				for range size.clients {
-					latencies = append(latencies, next().Sub(start))
+					received := next()
+					latencies = append(latencies, received.Sub(start))
+					if received.After(last) {
+						last = received
+					}
 				}
+				slowest = append(slowest, last.Sub(start))
 			}
 			cpu := cpuTime(b) - before
 			slices.Sort(latencies)
+			slices.Sort(slowest)
 			b.ReportMetric(float64(latencies[len(latencies)/2].Microseconds())/1000, "ms-p50")
+			b.ReportMetric(float64(slowest[len(slowest)/2].Microseconds())/1000, "ms-last-p50")
 			b.ReportMetric(float64(cpu.Microseconds())/1000/float64(i), "ms-cpu/op")
 			b.ReportMetric((w.counter("vmesh_snapshot_entries_marshalled_total", nil)-marshalled)/float64(i), "marshalled/op")
 		})

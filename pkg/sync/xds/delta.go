@@ -139,11 +139,15 @@ func (d *deltaState) versionAt(list *snapshot.List, name string) string {
 
 func (delta) respond(w *interest, list *snapshot.List, nonce string, must bool) *message {
 	d := &w.delta
-	b := deltaBuilder{}
+	b := newDeltaBuilder()
+	if len(d.named) > 0 {
+		b.names = map[string]struct{}{}
+	}
 	switch {
 	case d.all && w.list != nil:
 		list.Diff(w.list, b.add, b.remove)
 	case d.all:
+		b.expect(list.Len() - len(d.initial))
 		for e := range list.All() {
 			if version, had := d.initial[e.Name()]; !had || version != e.Version() {
 				b.add(e)
@@ -183,13 +187,19 @@ func (delta) respond(w *interest, list *snapshot.List, nonce string, must bool) 
 // deltaBuilder collects what a response says. The resources' bytes stay where they
 // are; only what frames them is made.
 type deltaBuilder struct {
-	buffers mem.BufferSlice
+	buffers mem.BufferSlice // the first is for what comes before the resources
 	bytes   int
 	removed []string
-	names   map[string]struct{}
+	names   map[string]struct{} // of all that is said, if anybody is to ask
+	heads   []byte              // room for what frames the next resources
 }
 
-func (b *deltaBuilder) empty() bool { return len(b.buffers) == 0 && len(b.removed) == 0 }
+func newDeltaBuilder() deltaBuilder { return deltaBuilder{buffers: make(mem.BufferSlice, 1, 3)} }
+
+// expect makes room for so many resources.
+func (b *deltaBuilder) expect(n int) { b.buffers = slices.Grow(b.buffers, 2*max(n, 0)) }
+
+func (b *deltaBuilder) empty() bool { return len(b.buffers) == 1 && len(b.removed) == 0 }
 
 func (b *deltaBuilder) has(name string) bool {
 	_, ok := b.names[name]
@@ -197,17 +207,17 @@ func (b *deltaBuilder) has(name string) bool {
 }
 
 func (b *deltaBuilder) note(name string) {
-	if b.names == nil {
-		b.names = map[string]struct{}{}
+	if b.names != nil {
+		b.names[name] = struct{}{}
 	}
-	b.names[name] = struct{}{}
 }
 
 func (b *deltaBuilder) add(e snapshot.Entry) {
 	name, version, resource := e.Name(), e.Version(), e.Resource()
 	b.note(name)
 	size := textSize(name) + textSize(version) + 1 + protowire.SizeBytes(len(resource))
-	head := make([]byte, 0, 16+len(name)+len(version))
+	// Field numbers are below 16 and lengths are of 32 bits, so four of them take 24 bytes at most.
+	head := b.room(24 + len(name) + len(version))
 	head = protowire.AppendTag(head, deltaResources, protowire.BytesType)
 	head = protowire.AppendVarint(head, uint64(size))
 	head = appendText(head, deltaResourceVersion, version)
@@ -216,6 +226,15 @@ func (b *deltaBuilder) add(e snapshot.Entry) {
 	head = protowire.AppendVarint(head, uint64(len(resource)))
 	b.buffers = append(b.buffers, mem.SliceBuffer(head), mem.SliceBuffer(resource))
 	b.bytes += len(head) + len(resource)
+	b.heads = b.heads[len(head):]
+}
+
+// room gives memory for so many bytes, of which there is a page at a time when there are many resources.
+func (b *deltaBuilder) room(n int) []byte {
+	if len(b.heads) < n {
+		b.heads = make([]byte, max(n, min(cap(b.buffers)/2*n, 4<<10)))
+	}
+	return b.heads[:0:n]
 }
 
 // remove keeps the name, and so must not keep the list that it comes from.
@@ -232,10 +251,8 @@ func (b *deltaBuilder) message(typeURL, version, nonce string) *message {
 	for _, name := range b.removed {
 		head = appendText(head, deltaRemoved, name)
 	}
-	return &message{
-		buffers: append(mem.BufferSlice{mem.SliceBuffer(head)}, b.buffers...),
-		bytes:   b.bytes + len(head),
-	}
+	b.buffers[0] = mem.SliceBuffer(head)
+	return &message{buffers: b.buffers, bytes: b.bytes + len(head)}
 }
 
 func textSize(text string) int { return 1 + protowire.SizeBytes(len(text)) }
