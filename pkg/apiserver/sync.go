@@ -23,11 +23,18 @@ import (
 // hold, served to control planes.
 func (s *Server) assembleSync(mesh []*kind.Kind, meshes *resource.Store, creds *credentials, gate *receivers) error {
 	var err error
+	var current func(context.Context) (uint64, error)
+	if s.backend.Shared() {
+		current = func(ctx context.Context) (uint64, error) {
+			return s.backend.Current(ctx, meshes.Kind().GroupResource())
+		}
+	}
 	s.sync, err = sync.New(sync.Config{
 		Kinds: mesh,
 		Observe: func(ctx context.Context, gr schema.GroupResource, o snapshot.Observer) error {
 			return s.backend.Observe(ctx, gr, o)
 		},
+		Current:   current,
 		Writer:    meshStatus{meshes},
 		Plain:     s.xdsPlain,
 		TLS:       s.xdsOnTLS,

@@ -28,6 +28,9 @@ type Config struct {
 	// Observe tells an observer the state and all changes of a resource in all virtual
 	// clusters, until ctx ends. It is called once for each resource.
 	Observe func(ctx context.Context, gr schema.GroupResource, o snapshot.Observer) error
+	// Current, if set, is the storage's present revision, up to which observers are soon told to have
+	// progressed. It is for a storage that other servers write to.
+	Current func(ctx context.Context) (uint64, error)
 	// Writer writes the meshes' status; without one it is not written.
 	Writer status.Writer
 	// Plain and TLS are where control planes are answered; either may be nil, as may
@@ -47,6 +50,7 @@ type Service struct {
 	builder  *snapshot.Builder
 	server   *xds.Server
 	reporter *status.Reporter
+	observed []*observed
 }
 
 // New makes a service. Nothing happens before Run is called.
@@ -62,6 +66,9 @@ func New(config Config) (*Service, error) {
 		s.config.XDS.Metrics = xds.NewMetrics(config.Register)
 	}
 	s.builder = snapshot.NewBuilder(kinds, snapshotMetrics)
+	if config.Current != nil {
+		s.config.XDS.Fresh = s.fresh
+	}
 	s.server = xds.New(s.builder, s.config.XDS)
 	if config.Writer != nil {
 		s.reporter = status.NewReporter(config.Writer, s.builder, s.server)
@@ -107,7 +114,15 @@ func (s *Service) Ready() error {
 // It returns an error when a part of it fails before. It must be called once.
 func (s *Service) Run(ctx context.Context) error {
 	group, running := errgroup.WithContext(ctx)
-	for _, source := range s.builder.Sources() {
+	sources := s.builder.Sources()
+	if s.config.Current != nil {
+		for i := range sources {
+			o := &observed{Observer: sources[i].Observer}
+			sources[i].Observer = o
+			s.observed = append(s.observed, o)
+		}
+	}
+	for _, source := range sources {
 		group.Go(func() error {
 			if err := s.config.Observe(running, source.Resource, source.Observer); running.Err() == nil {
 				return fmt.Errorf("observing %s: ended early: %w", source.Resource, err)

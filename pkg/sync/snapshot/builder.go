@@ -39,6 +39,7 @@ type event struct {
 	object   *object.Object
 	items    []*object.Object // with kind replaced
 	observed time.Time
+	flushed  chan struct{} // of Flush, and nothing else
 }
 
 const (
@@ -112,6 +113,7 @@ func (b *Builder) Run(ctx context.Context) {
 	for i := range b.kinds {
 		missing[i] = true
 	}
+	var waiting []chan struct{}
 	for {
 		var e event
 		select {
@@ -121,7 +123,11 @@ func (b *Builder) Run(ctx context.Context) {
 		}
 		observed := e.observed
 		for n := 1; ; n++ {
-			b.apply(ctx, m, e)
+			if e.flushed != nil {
+				waiting = append(waiting, e.flushed)
+			} else {
+				b.apply(ctx, m, e)
+			}
 			if e.kind == replaced {
 				delete(missing, e.source)
 			}
@@ -136,6 +142,7 @@ func (b *Builder) Run(ctx context.Context) {
 		m.settled = true
 		m.settle()
 		b.publish(m, observed)
+		waiting = tellFlushed(waiting)
 	}
 }
 
