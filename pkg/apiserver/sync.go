@@ -30,11 +30,18 @@ func (s *Server) assembleSync(mesh []*kind.Kind, stores map[schema.GroupResource
 		return err
 	}
 	peers := s.backend.Peers()
+	var current func(context.Context) (uint64, error)
+	if s.backend.Shared() {
+		current = func(ctx context.Context) (uint64, error) {
+			return s.backend.Current(ctx, meshes.Kind().GroupResource())
+		}
+	}
 	s.sync, err = sync.New(sync.Config{
 		Kinds: mesh,
 		Observe: func(ctx context.Context, gr schema.GroupResource, o snapshot.Observer) error {
 			return s.backend.Observe(ctx, gr, o)
 		},
+		Current:    current,
 		Writer:     meshStatus{meshes},
 		Conditions: newConditions(mesh, stores),
 		Servers:    peers,

@@ -80,7 +80,7 @@ func TestARelayThatIsKilledHasAllThatItServed(t *testing.T) {
 	dir := t.TempDir()
 	rnd := rand.New(rand.NewPCG(3, 3))
 	last := 0
-	for kill := range 6 {
+	for kill := range 4 {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestWriteCacheUntilKilled$")
 		cmd.Env = append(os.Environ(), cacheWriterDir+"="+dir)
 		out, err := cmd.StdoutPipe()

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/component-base/metrics"
 	"k8s.io/klog/v2"
@@ -33,6 +34,8 @@ type Relay struct {
 
 	// sourcesChanged has a value when istiod has connected, gone or answered.
 	sourcesChanged chan struct{}
+	// reports are to be sent to vmesh.
+	reports chan *discovery.DeltaDiscoveryRequest
 
 	mu      sync.Mutex
 	state   *state
@@ -40,6 +43,8 @@ type Relay struct {
 	sources *sources
 	inStep  bool      // a vmesh is connected and has told all
 	at      time.Time // when that was so last
+	acked   string    // the version of all that istiod has acknowledged last
+	ackedAt time.Time
 }
 
 // New opens the cache. Register registers metrics, as legacyregistry.MustRegister does; without it
@@ -48,7 +53,7 @@ func New(ctx context.Context, o *Options, register func(...metrics.Registerable)
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
-	r := &Relay{options: o, kinds: meshKinds(), ready: make(chan struct{}), sourcesChanged: make(chan struct{}, 1)}
+	r := &Relay{options: o, kinds: meshKinds(), ready: make(chan struct{}), sourcesChanged: make(chan struct{}, 1), reports: make(chan *discovery.DeltaDiscoveryRequest)}
 	if register != nil {
 		r.metrics = NewMetrics(register)
 	}
@@ -141,7 +146,7 @@ func (r *Relay) Run(ctx context.Context) (err error) {
 	broken := make(chan error, 1)
 	up := &upstream{
 		addresses: r.options.Upstream, mesh: r.options.Mesh, node: newNode(r.options), kinds: r.kinds, credentials: &r.options.Identity, metrics: r.metrics,
-		current: r.current, apply: r.apply, lost: r.lost, distributed: r.distributed, distributedChanged: r.sourcesChanged,
+		current: r.current, apply: r.apply, lost: r.lost, distributed: r.distributed, distributedChanged: r.sourcesChanged, reports: r.reports,
 		answered: func(ctx context.Context) {
 			if err := r.answered(ctx); err != nil {
 				select {
@@ -266,12 +271,36 @@ func (r *Relay) distributed() []uint64 {
 	if sources == nil || !whole {
 		return reached
 	}
+	all := true
 	for kind, has := range sources.have(state) {
-		if has {
+		if all = all && has; has {
 			reached[kind] = state.generation
 		}
 	}
+	if version := state.all(); all {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.acked != version {
+			r.acked, r.ackedAt = version, time.Now()
+		}
+	}
 	return reached
+}
+
+// acknowledged is the version of the last state that istiod has acknowledged whole, and since when;
+// empty before there is one.
+func (r *Relay) acknowledged() (version string, at time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.acked, r.ackedAt
+}
+
+// report tells vmesh of something that it does not answer, or drops it when ctx ends first.
+func (r *Relay) report(ctx context.Context, request *discovery.DeltaDiscoveryRequest) {
+	select {
+	case r.reports <- request:
+	case <-ctx.Done():
+	}
 }
 
 // sourceChanged is called by the sources' servers, with no lock held.

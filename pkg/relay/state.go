@@ -66,6 +66,9 @@ func (s *state) kindLists(kind int) []*snapshot.List {
 // version is that of the list of a kind which all shards together are.
 func (s *state) version(kind int) string { return snapshot.VersionOf(s.kindLists(kind)...) }
 
+// all is the version of all kinds together.
+func (s *state) all() string { return snapshot.VersionOf(slices.Concat(s.shards...)...) }
+
 func (s *state) resources() (n int) {
 	for _, shard := range s.shards {
 		for _, l := range shard {

@@ -71,6 +71,10 @@ type upstream struct {
 	distributed        func() []uint64
 	distributedChanged <-chan struct{}
 
+	// reports are requests that tell vmesh of something, and are not answered. They are sent on the
+	// stream that there is, or not at all.
+	reports <-chan *discovery.DeltaDiscoveryRequest
+
 	preferred int          // the address to try first
 	distrust  map[int]bool // the kinds that must be given whole
 }
@@ -329,6 +333,13 @@ func (f *following) loop(ctx context.Context, responses <-chan *response, receiv
 			}
 		case err := <-received:
 			return was, err
+		case report := <-f.reports:
+			if !was {
+				continue
+			}
+			if err := f.send(report); err != nil {
+				return was, err
+			}
 		case <-f.distributedChanged:
 		case <-tick.C: // some things become true by the passing of time
 		}

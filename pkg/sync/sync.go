@@ -31,6 +31,9 @@ type Config struct {
 	// Observe tells an observer the state and all changes of a resource in all virtual
 	// clusters, until ctx ends. It is called once for each resource.
 	Observe func(ctx context.Context, gr schema.GroupResource, o snapshot.Observer) error
+	// Current, if set, is the storage's present revision, up to which observers are soon told to have
+	// progressed. It is for a storage that other servers write to.
+	Current func(ctx context.Context) (uint64, error)
 	// Writer writes the meshes' status; without one it is not written.
 	Writer status.Writer
 	// Servers are the vmesh servers on this etcd; by default there is but this one.
@@ -65,6 +68,7 @@ type Service struct {
 	reporter *status.Reporter
 	releaser *release.Releaser
 	tracker  *distribution.Tracker // may be nil
+	observed []*observed
 }
 
 // New makes a service. Nothing happens before Run is called.
@@ -87,6 +91,9 @@ func New(config Config) (*Service, error) {
 		s.tracker = distribution.New(kinds, s.builder, receivers{s}, s.config.Distribution)
 		s.builder.Follow(s.tracker)
 		s.config.XDS.Follower = s.tracker
+	}
+	if config.Current != nil {
+		s.config.XDS.Fresh = s.fresh
 	}
 	s.server = xds.New(s.builder, s.config.XDS)
 	if config.Writer != nil {
@@ -185,7 +192,15 @@ func (s *Service) Ready() error {
 // It returns an error when a part of it fails before. It must be called once.
 func (s *Service) Run(ctx context.Context) error {
 	group, running := errgroup.WithContext(ctx)
-	for _, source := range s.builder.Sources() {
+	sources := s.builder.Sources()
+	if s.config.Current != nil {
+		for i := range sources {
+			o := &observed{Observer: sources[i].Observer}
+			sources[i].Observer = o
+			s.observed = append(s.observed, o)
+		}
+	}
+	for _, source := range sources {
 		group.Go(func() error {
 			if err := s.config.Observe(running, source.Resource, source.Observer); running.Err() == nil {
 				return fmt.Errorf("observing %s: ended early: %w", source.Resource, err)

@@ -89,7 +89,7 @@ type tally struct {
 	meant, have           int
 	behind, gone, refused []string
 	waiting               []string // stages of releases
-	why                   string // the first refusal
+	why                   string   // the first refusal
 }
 
 // verdict is what the condition of an object is to be, but for its generation; nil while

@@ -48,6 +48,7 @@ type event struct {
 	items    []*object.Object // with kind replaced
 	revision uint64
 	observed time.Time
+	flushed  chan struct{} // of Flush, and nothing else
 }
 
 const (
@@ -128,6 +129,7 @@ func (b *Builder) Run(ctx context.Context) {
 	for i := range b.kinds {
 		missing[i] = true
 	}
+	var waiting []chan struct{}
 	for {
 		var e event
 		select {
@@ -137,7 +139,11 @@ func (b *Builder) Run(ctx context.Context) {
 		}
 		observed := e.observed
 		for n := 1; ; n++ {
-			b.apply(ctx, m, e)
+			if e.flushed != nil {
+				waiting = append(waiting, e.flushed)
+			} else {
+				b.apply(ctx, m, e)
+			}
 			if e.kind == replaced {
 				delete(missing, e.source)
 			}
@@ -156,6 +162,7 @@ func (b *Builder) Run(ctx context.Context) {
 		if placements := m.placements(); len(placements) > 0 {
 			b.follower.Placed(placements)
 		}
+		waiting = tellFlushed(waiting)
 	}
 }
 

@@ -16,9 +16,10 @@ func BenchmarkViewFollowsAChange(b *testing.B) {
 		if i%4 == 0 {
 			o.Labels = map[string]string{revisionLabel: "other"}
 		}
-		r, _, err := renderOne(kind, o, key(o.Namespace, o.Name), nil)
-		if err != nil {
-			b.Fatal(err)
+		out, _ := renderOne(kind, o, rights{}, key(o.Namespace, o.Name), nil)
+		r := out.entry
+		if out.err != nil {
+			b.Fatal(out.err)
 		}
 		changes = append(changes, change{key: key(o.Namespace, o.Name), entry: r})
 	}
@@ -29,7 +30,8 @@ func BenchmarkViewFollowsAChange(b *testing.B) {
 	v.of(before, nil)
 	var both [2]*rendered
 	for i := range both {
-		both[i], _, _ = renderOne(kind, text("c", "n1", "1", fmt.Sprint(i)), "n1/1", nil)
+		out, _ := renderOne(kind, text("c", "n1", "1", fmt.Sprint(i)), rights{}, "n1/1", nil)
+		both[i] = out.entry
 	}
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {

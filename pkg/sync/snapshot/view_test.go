@@ -278,13 +278,14 @@ func TestRandomViewsAreAsInTheNaiveModel(t *testing.T) {
 
 func TestAStoredEntryComesBackAsItWas(t *testing.T) {
 	o := labelled(text("c", "n", "a", "1"), map[string]string{"istio.io/rev": "x"})
-	r, _, err := renderOne(&testKinds(1)[0], o, "n/a", nil)
-	if err != nil {
-		t.Fatal(err)
+	out, _ := renderOne(&testKinds(1)[0], o, rights{}, "n/a", nil)
+	r := out.entry
+	if out.err != nil {
+		t.Fatal(out.err)
 	}
 	list := Empty.apply([]change{{key: "n/a", entry: r}}, o.CreationTimestamp.Time)
 	e, _ := list.Get("n/a")
-	back, err := Empty.With(map[string][]byte{"n/a": e.Encode()}, o.CreationTimestamp.Time)
+	back, err := Empty.Restore(map[string][]byte{"n/a": e.Encode()}, o.CreationTimestamp.Time)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -295,14 +296,15 @@ func TestAStoredEntryComesBackAsItWas(t *testing.T) {
 }
 
 func FuzzStoredEntries(f *testing.F) {
-	r, _, err := renderOne(&testKinds(1)[0], text("c", "n", "a", "1"), "n/a", nil)
-	if err != nil {
-		f.Fatal(err)
+	out, _ := renderOne(&testKinds(1)[0], text("c", "n", "a", "1"), rights{}, "n/a", nil)
+	r := out.entry
+	if out.err != nil {
+		f.Fatal(out.err)
 	}
 	e, _ := Empty.apply([]change{{key: "n/a", entry: r}}, time.Time{}).Get("n/a")
 	f.Add(e.Encode())
 	f.Fuzz(func(t *testing.T, data []byte) {
-		l, err := Empty.With(map[string][]byte{"n/a": data}, time.Time{})
+		l, err := Empty.Restore(map[string][]byte{"n/a": data}, time.Time{})
 		if err != nil || len(data) == 0 {
 			return
 		}

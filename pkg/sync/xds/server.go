@@ -49,6 +49,9 @@ type Options struct {
 	DrainTimeout time.Duration
 	// Gate, if set, decides who receives what over TLS. Who comes in plain text receives all.
 	Gate Gate
+	// Fresh, if set, is waited for when a stream begins: it returns when snapshots are as new as the
+	// storage is. When it fails, a delta stream, whose client can have more than this server, is ended.
+	Fresh func(ctx context.Context) error
 	// Mesh, if set, is the mesh that all streams are about, whatever they say.
 	Mesh string
 	// Changed, if set, is called when a control plane of a mesh has come, gone or answered. It must

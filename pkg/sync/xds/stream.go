@@ -128,6 +128,9 @@ func (s *Server) serveStream(g grpc.ServerStream, p protocol) error {
 		return err
 	}
 	defer leave()
+	if err := s.waitFresh(ctx, p); err != nil {
+		return err
+	}
 	st.status.User = shorten(user)
 	st.subscription = s.source.Subscribe(st.mesh)
 	defer st.subscription.Close()
