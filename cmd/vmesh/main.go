@@ -76,6 +76,6 @@ and pushes what teams write there to the shared istiod.`,
 		SilenceErrors: true,
 	}
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return seeHelp(cmd, err) })
-	cmd.AddCommand(newServerCommand(), newKubeconfigCommand(), newCertificatesCommand(), newAnalyzeCommand(), newStorageCommand(), newVersionCommand())
+	cmd.AddCommand(newServerCommand(), newKubeconfigCommand(), newCertificatesCommand(), newAnalyzeCommand(), newCheckCommand(), newStorageCommand(), newVersionCommand())
 	return cmd
 }

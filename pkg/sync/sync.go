@@ -16,6 +16,9 @@ import (
 
 	"github.com/vmesh-io/vmesh/pkg/apis/istio"
 	"github.com/vmesh-io/vmesh/pkg/apis/kind"
+	"github.com/vmesh-io/vmesh/pkg/apis/object"
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/ownership"
+	"github.com/vmesh-io/vmesh/pkg/policy"
 	"github.com/vmesh-io/vmesh/pkg/sync/snapshot"
 	"github.com/vmesh-io/vmesh/pkg/sync/status"
 	"github.com/vmesh-io/vmesh/pkg/sync/xds"
@@ -82,9 +85,24 @@ func snapshotKinds(kinds []*kind.Kind) ([]snapshot.Kind, error) {
 			TypeURL:       r.TypeURL(),
 			MessageName:   r.MessageName(),
 			AppendMessage: r.AppendMessage,
+			Admit:         admit(k.GroupKind().Kind),
 		}
 	}
 	return out, nil
+}
+
+// admit asks the policy about objects of a kind.
+func admit(kind string) func(*object.Object, *ownership.View, *policy.Exports) (*object.Object, []policy.Violation, error) {
+	return func(o *object.Object, owners *ownership.View, exports *policy.Exports) (*object.Object, []policy.Violation, error) {
+		if violations := policy.Check(kind, o, owners); len(violations) > 0 {
+			return nil, violations, nil
+		}
+		if to, changed := exports.ExportTo(kind, o); changed {
+			shown, err := policy.WithExportTo(o, to)
+			return shown, nil, err
+		}
+		return o, nil, nil
+	}
 }
 
 // Snapshots are the meshes' snapshots.

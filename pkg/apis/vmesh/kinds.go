@@ -17,8 +17,8 @@ import (
 var definitions embed.FS
 
 // Kinds makes the kinds that the root serves and stores, and those that are answered and
-// not stored: KubeconfigRequest and Analysis.
-func Kinds(virtualClusterHooks, kubeconfigHooks kind.Hooks) (virtualClusters, meshes, kubeconfigs, kubeconfigRequests, analyses *kind.Kind, err error) {
+// not stored: KubeconfigRequest, Analysis and ClaimReview.
+func Kinds(virtualClusterHooks, kubeconfigHooks kind.Hooks) (virtualClusters, meshes, kubeconfigs, kubeconfigRequests, analyses, claimReviews *kind.Kind, err error) {
 	for _, k := range []struct {
 		plural string
 		hooks  kind.Hooks
@@ -29,18 +29,19 @@ func Kinds(virtualClusterHooks, kubeconfigHooks kind.Hooks) (virtualClusters, me
 		{"kubeconfigs", kubeconfigHooks, &kubeconfigs},
 		{"kubeconfigrequests", kind.Hooks{}, &kubeconfigRequests},
 		{"analyses", kind.Hooks{}, &analyses},
+		{"claimreviews", kind.Hooks{}, &claimReviews},
 	} {
 		data, err := definitions.ReadFile("v1alpha1/crds/vmesh.io_" + k.plural + ".yaml")
 		if err != nil {
-			return nil, nil, nil, nil, nil, fmt.Errorf("reading the definition of %s: %w", k.plural, err)
+			return nil, nil, nil, nil, nil, nil, fmt.Errorf("reading the definition of %s: %w", k.plural, err)
 		}
 		var crd apiextensionsv1.CustomResourceDefinition
 		if err := yaml.Unmarshal(data, &crd); err != nil {
-			return nil, nil, nil, nil, nil, fmt.Errorf("decoding the definition of %s: %w", k.plural, err)
+			return nil, nil, nil, nil, nil, nil, fmt.Errorf("decoding the definition of %s: %w", k.plural, err)
 		}
 		if *k.kind, err = kind.New(&crd, k.hooks); err != nil {
-			return nil, nil, nil, nil, nil, fmt.Errorf("making %s: %w", k.plural, err)
+			return nil, nil, nil, nil, nil, nil, fmt.Errorf("making %s: %w", k.plural, err)
 		}
 	}
-	return virtualClusters, meshes, kubeconfigs, kubeconfigRequests, analyses, nil
+	return virtualClusters, meshes, kubeconfigs, kubeconfigRequests, analyses, claimReviews, nil
 }

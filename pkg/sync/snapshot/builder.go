@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"bytes"
 	"context"
 	"maps"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/ownership"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 )
 
@@ -30,6 +32,9 @@ type Builder struct {
 
 	mu    sync.Mutex
 	feeds map[string]*feed
+	index *ownership.Index    // as of the last publication
+	told  map[string]struct{} // virtual clusters whose status tells of what is shared
+	tells uint64              // counts its changes
 }
 
 // event is what an observer was told.
@@ -38,6 +43,7 @@ type event struct {
 	kind     watch.EventType
 	object   *object.Object
 	items    []*object.Object // with kind replaced
+	ask      func(*model)     // with a question
 	observed time.Time
 }
 
@@ -45,6 +51,7 @@ const (
 	virtualClusters = -1
 	meshes          = -2
 	namespaces      = -3
+	question        = -4
 
 	replaced watch.EventType = "REPLACED"
 )
@@ -59,6 +66,7 @@ func NewBuilder(kinds []Kind, metrics *Metrics) *Builder {
 		stopped: make(chan struct{}),
 		synced:  make(chan struct{}),
 		feeds:   map[string]*feed{},
+		told:    map[string]struct{}{},
 	}
 }
 
@@ -145,6 +153,7 @@ func (b *Builder) apply(ctx context.Context, m *model, e event) {
 	switch e.source {
 	case virtualClusters:
 		var errs []error
+		b.hear(e)
 		switch e.kind {
 		case replaced:
 			errs = m.replaceVirtualClusters(e.items)
@@ -167,6 +176,9 @@ func (b *Builder) apply(ctx context.Context, m *model, e event) {
 		default:
 			m.setMesh(e.object)
 		}
+	case question:
+		m.settle() // what came before it counts
+		e.ask(m)
 	case namespaces:
 		switch e.kind {
 		case replaced:
@@ -186,6 +198,42 @@ func (b *Builder) apply(ctx context.Context, m *model, e event) {
 	}
 }
 
+// hear takes note of what virtual clusters' statuses tell, as they are stored.
+func (b *Builder) hear(e event) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	items := e.items
+	if e.kind == replaced {
+		if len(b.told) > 0 {
+			b.told = map[string]struct{}{}
+			b.tells++
+		}
+	} else {
+		items = []*object.Object{e.object}
+	}
+	for _, o := range items {
+		status := o.Field("status")
+		tells := e.kind != watch.Deleted && (bytes.Contains(status, []byte(`"heldBackCount"`)) || bytes.Contains(status, []byte(`"grants"`)))
+		if _, told := b.told[o.Name]; told == tells {
+			continue
+		}
+		if b.tells++; tells {
+			b.told[o.Name] = struct{}{}
+		} else {
+			delete(b.told, o.Name)
+		}
+	}
+}
+
+// Shared are what is owned in all meshes, as of the present snapshots and nil before there
+// are any; the virtual clusters whose stored status tells of what is held back or granted;
+// and a number that changes when they do.
+func (b *Builder) Shared() (index *ownership.Index, told []string, change uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.index, slices.Collect(maps.Keys(b.told)), b.tells
+}
+
 // publish advances every mesh and tells its subscribers.
 func (b *Builder) publish(m *model, observed time.Time) {
 	next := map[string]*Snapshot{}
@@ -196,6 +244,7 @@ func (b *Builder) publish(m *model, observed time.Time) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.index = m.index
 	for name, snapshot := range next {
 		f := b.feed(name)
 		var before *HeldBack

@@ -20,9 +20,9 @@ import (
 )
 
 // admit stands for the policy. An object's text may name a host after an @, which must be
-// its virtual cluster's own or granted, and may end in a + for the namespaces that its
-// virtual cluster has by a pattern.
-func admit(o *object.Object, owners *ownership.View, existing []string) (*object.Object, []policy.Violation, error) {
+// its virtual cluster's own or granted, and may end in a + for the namespaces that it goes
+// to.
+func admit(o *object.Object, owners *ownership.View, exports *policy.Exports) (*object.Object, []policy.Violation, error) {
 	text := strings.Trim(string(o.Field("spec")), `"`)
 	plain, list := strings.CutSuffix(text, "+")
 	if _, host, speaks := strings.Cut(plain, "@"); speaks {
@@ -38,14 +38,13 @@ func admit(o *object.Object, owners *ownership.View, existing []string) (*object
 	if !list {
 		return o, nil, nil
 	}
-	var own []string
-	for _, ns := range existing {
-		if owner, by := owners.NamespaceOwner(ns); owner == owners.Cluster() && strings.HasSuffix(string(by), "*") {
-			own = append(own, ns)
-		}
+	service := &object.Object{}
+	if err := service.SetContent(map[string]any{"spec": map[string]any{}}); err != nil {
+		return nil, nil, err
 	}
+	to, _ := exports.ExportTo("ServiceEntry", service)
 	shown := o.DeepCopy()
-	return shown, nil, shown.SetContent(map[string]any{"spec": plain + "+" + strings.Join(own, ",") + owners.RootNamespace()})
+	return shown, nil, shown.SetContent(map[string]any{"spec": plain + "+" + strings.Join(to, ",") + owners.RootNamespace()})
 }
 
 func guardedKinds(n int) []Kind {
@@ -221,22 +220,22 @@ func TestWhatObjectsShowFollowsNamespacesAndTheRoot(t *testing.T) {
 		o.SetCluster("shop")
 		return o
 	}
-	f.waitFor(s, "0:shop/a=1+istio-system 0:shop/b=1")
+	f.waitFor(s, "0:shop/a=1+.,shopistio-system 0:shop/b=1")
 	f.observers["namespaces"].Changed(watch.Added, namespace("shop-b"), 2)
 	f.observers["namespaces"].Changed(watch.Added, namespace("shop-a"), 3)
 	f.observers["namespaces"].Changed(watch.Added, namespace("shop"), 4)
 	f.observers["namespaces"].Changed(watch.Added, namespace("strange"), 4)
-	f.waitFor(s, "0:shop/a=1+shop-a,shop-bistio-system 0:shop/b=1")
+	f.waitFor(s, "0:shop/a=1+.,shop,shop-a,shop-bistio-system 0:shop/b=1")
 	f.observers["namespaces"].Changed(watch.Deleted, namespace("shop-b"), 5)
-	f.waitFor(s, "0:shop/a=1+shop-aistio-system 0:shop/b=1")
+	f.waitFor(s, "0:shop/a=1+.,shop,shop-aistio-system 0:shop/b=1")
 	f.observers["namespaces"].Replaced([]*object.Object{namespace("shop-c")}, 6)
-	f.waitFor(s, "0:shop/a=1+shop-cistio-system 0:shop/b=1")
+	f.waitFor(s, "0:shop/a=1+.,shop,shop-cistio-system 0:shop/b=1")
 	mesh := meshObject("m")
 	if err := mesh.SetContent(map[string]any{"spec": map[string]any{"rootNamespace": "mesh"}}); err != nil {
 		t.Fatal(err)
 	}
 	f.observers["meshes"].Changed(watch.Modified, mesh, 7)
-	f.waitFor(s, "0:shop/a=1+shop-cmesh 0:shop/b=1")
+	f.waitFor(s, "0:shop/a=1+.,shop,shop-cmesh 0:shop/b=1")
 }
 
 func TestHeldBackIsSharedBetweenSnapshots(t *testing.T) {
@@ -426,7 +425,8 @@ func agreesWithANaiveRebuild(t *testing.T, random *rand.Rand) {
 						held = append(held, back+ReasonNotOwner)
 						continue
 					}
-					shown, violations, err := admit(o, index.View(i.cluster, root), slices.Sorted(maps.Keys(namespaces[i.cluster])))
+					shown, violations, err := admit(o, index.View(i.cluster, root),
+						policy.NewExports(index.View(i.cluster, root), slices.Sorted(maps.Keys(namespaces[i.cluster]))))
 					if err != nil {
 						t.Fatal(err)
 					}

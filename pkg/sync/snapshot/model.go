@@ -12,6 +12,7 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/ownership"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
+	"github.com/vmesh-io/vmesh/pkg/policy"
 )
 
 // model is all that was observed and what follows from it. It is one goroutine's.
@@ -347,6 +348,9 @@ func (m *model) setMesh(o *object.Object) {
 	m.affectMesh(name)
 }
 
+// defaultRoot is the root namespace of meshes that name none.
+const defaultRoot = "istio-system"
+
 // rootNamespace is a mesh's, and whether that can be told.
 func rootNamespace(o *object.Object) (root string, readable bool) {
 	var spec v1alpha1.MeshSpec
@@ -356,7 +360,7 @@ func rootNamespace(o *object.Object) (root string, readable bool) {
 	if _, is := o.Annotations[QuarantinedAnnotation]; is {
 		readable = false
 	}
-	return cmp.Or(spec.RootNamespace, "istio-system"), readable
+	return cmp.Or(spec.RootNamespace, defaultRoot), readable
 }
 
 // setNamespace takes note that a virtual cluster has a namespace, or has it no more.
@@ -373,16 +377,15 @@ func (m *model) setNamespace(clusterName, name string, exists bool) {
 		return
 	}
 	// What has been handed out is not changed.
+	old := c.namespaces
 	if exists {
-		c.namespaces = slices.Insert(slices.Clip(slices.Clone(c.namespaces)), at, name)
+		c.namespaces = slices.Insert(slices.Clip(slices.Clone(old)), at, name)
 	} else {
-		c.namespaces = slices.Delete(slices.Clone(c.namespaces), at, at+1)
+		c.namespaces = slices.Delete(slices.Clone(old), at, at+1)
 	}
-	// Only of those that are owned by a pattern it matters which there are.
-	if len(c.spaces) > 0 {
-		if owner, by := m.index.View(clusterName, "").NamespaceOwner(name); owner == clusterName && strings.HasSuffix(string(by), "*") {
-			m.dirty[c] = struct{}{}
-		}
+	if _, is := m.dirty[c]; !is && len(c.spaces) > 0 &&
+		!rightsOf(m.index, clusterName, "", old).exports.Equal(rightsOf(m.index, clusterName, "", c.namespaces).exports) {
+		m.dirty[c] = struct{}{}
 	}
 	m.forgetIfUnused(c)
 }
@@ -569,8 +572,13 @@ func (m *mesh) release(cluster, kind, namespace, name string) {
 
 // rights are what a virtual cluster may do, as long as nothing changes.
 type rights struct {
-	view     *ownership.View
-	existing []string
+	view    *ownership.View
+	exports *policy.Exports
+}
+
+func rightsOf(x *ownership.Index, cluster, root string, namespaces []string) rights {
+	view := x.View(cluster, root)
+	return rights{view: view, exports: policy.NewExports(view, namespaces)}
 }
 
 // rightsIn remembers the rights of a mesh's virtual clusters.
@@ -579,10 +587,11 @@ func (m *model) rightsIn(mesh *mesh) func(cluster string) rights {
 	return func(cluster string) rights {
 		r, ok := known[cluster]
 		if !ok {
-			r = rights{view: m.index.View(cluster, mesh.root)}
+			var existing []string
 			if c := m.clusters[cluster]; c != nil {
-				r.existing = c.namespaces
+				existing = c.namespaces
 			}
+			r = rightsOf(m.index, cluster, mesh.root, existing)
 			known[cluster] = r
 		}
 		return r

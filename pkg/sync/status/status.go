@@ -1,4 +1,5 @@
-// Package status tells in each Mesh's status what is served and to whom.
+// Package status tells in each Mesh's status what is served and to whom, and in that of
+// virtual clusters what of them is not.
 package status
 
 import (
@@ -16,6 +17,7 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/ownership"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 	"github.com/vmesh-io/vmesh/pkg/sync/snapshot"
 )
@@ -26,11 +28,17 @@ type Writer interface {
 	// else changes it meanwhile, and writes it if it is then another. It returns
 	// mutate's error as it is.
 	UpdateMeshStatus(ctx context.Context, name string, mutate func(*v1alpha1.MeshStatus) error) error
+	// UpdateVirtualClusterStatus does the same for a virtual cluster, and tells in an event
+	// when its condition Conforming becomes another.
+	UpdateVirtualClusterStatus(ctx context.Context, name string, mutate func(*v1alpha1.VirtualClusterStatus) error) error
 }
 
 // Snapshots are what is served; a snapshot.Builder has them.
 type Snapshots interface {
 	Snapshots() []*snapshot.Snapshot
+	// Shared are what is owned, nil before all is read; the virtual clusters whose status
+	// tells of it; and a number that changes when they do.
+	Shared() (index *ownership.Index, told []string, change uint64)
 }
 
 // ControlPlanes are those who receive it; an xds.Server knows them.
@@ -57,6 +65,9 @@ type Reporter struct {
 	controlPlanes ControlPlanes
 	clock         clock.WithTicker
 	meshes        map[string]*report
+	clusters      map[string]*sharing // what was written last, where it is something
+	shared        shared
+	failed        int // virtual clusters that could not be written
 }
 
 // report is what is known of one mesh's status.
@@ -68,7 +79,7 @@ type report struct {
 
 // NewReporter makes a reporter. Nothing happens before Run is called.
 func NewReporter(writer Writer, snapshots Snapshots, controlPlanes ControlPlanes) *Reporter {
-	return &Reporter{writer: writer, snapshots: snapshots, controlPlanes: controlPlanes, clock: clock.RealClock{}, meshes: map[string]*report{}}
+	return &Reporter{writer: writer, snapshots: snapshots, controlPlanes: controlPlanes, clock: clock.RealClock{}, meshes: map[string]*report{}, clusters: map[string]*sharing{}}
 }
 
 // Run reports until ctx ends. A status that cannot be written is tried again at the
@@ -83,7 +94,7 @@ func (r *Reporter) Run(ctx context.Context) {
 			return
 		}
 		if err := r.reportAll(ctx); err != nil && ctx.Err() == nil {
-			klog.FromContext(ctx).Error(err, "Writing the status of meshes")
+			klog.FromContext(ctx).Error(err, "Writing the status of meshes and virtual clusters")
 		}
 	}
 }
@@ -91,7 +102,8 @@ func (r *Reporter) Run(ctx context.Context) {
 func (r *Reporter) reportAll(ctx context.Context) error {
 	var errs []error
 	present := map[string]struct{}{}
-	for _, s := range r.snapshots.Snapshots() {
+	snapshots := r.snapshots.Snapshots()
+	for _, s := range snapshots {
 		present[s.Mesh] = struct{}{}
 		if err := r.report(ctx, s); err != nil {
 			errs = append(errs, fmt.Errorf("mesh %s: %w", s.Mesh, err))
@@ -101,6 +113,9 @@ func (r *Reporter) reportAll(ctx context.Context) error {
 		_, ok := present[name]
 		return !ok
 	})
+	if err := r.reportClusters(ctx, snapshots); err != nil {
+		errs = append(errs, err)
+	}
 	return errors.Join(errs...)
 }
 
@@ -197,6 +212,7 @@ func (m *report) status(s *snapshot.Snapshot) *v1alpha1.MeshStatus {
 	return &v1alpha1.MeshStatus{
 		VirtualClusters: int32(s.VirtualClusters),
 		Resources:       int32(s.Resources()),
+		HeldBack:        int32(s.HeldBack.Len()),
 		Connected:       int32(len(m.known) - len(m.gone)),
 		ControlPlanes:   told,
 		Quarantined:     s.Quarantined[:min(len(s.Quarantined), maxQuarantined)],

@@ -49,6 +49,7 @@ func TestNothingIsAnsweredBeforeAllIsRead(t *testing.T) {
 	c.ask(virtualServices)
 	w.observers["meshes"].Replaced([]*object.Object{meshObject("default")}, 1)
 	w.observers["virtualclusters"].Replaced([]*object.Object{clusterObject("c", "default")}, 1)
+	w.observers["namespaces"].Replaced(nil, 1)
 	w.observers["virtualservices"].Replaced(textObjects("n/a=1"), 1)
 	eventually(t, "the stream to be known", func() bool { return len(w.server.ControlPlanes("default")) == 1 })
 	if kinds := w.server.ControlPlanes("default")[0].Kinds; len(kinds) != 0 {
