@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -158,6 +159,10 @@ func TestIstiodShowsWhatWasApplied(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if _, err := harness.Kubectl(ctx, m.vmesh.AdminKubeconfig, "", "patch", "virtualcluster", "default", "--type=merge", "--patch",
+		`{"spec":{"guardRails":{"kinds":["EnvoyFilter","WasmPlugin","TrafficExtension","ProxyConfig"]}}}`); err != nil {
+		t.Fatal(err)
+	}
 	if err := harness.Apply(ctx, m.kubeconfig, string(manifests)); err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +220,7 @@ func TestOnlyOwnedNamespacesReachIstiod(t *testing.T) {
 	m := startMesh(ctx, t)
 	admin := m.vmesh.AdminKubeconfig
 	cluster := func(name, namespaces string) string {
-		return fmt.Sprintf("apiVersion: vmesh.io/v1alpha1\nkind: VirtualCluster\nmetadata: {name: %s}\nspec: {namespaces: [%s]}\n", name, namespaces)
+		return fmt.Sprintf("apiVersion: vmesh.io/v1alpha1\nkind: VirtualCluster\nmetadata: {name: %s}\nspec: {namespaces: [%s], hosts: [mine.example, not-mine.example]}\n", name, namespaces)
 	}
 	entry := func(namespace, host string) string {
 		return fmt.Sprintf(`apiVersion: v1
@@ -228,7 +233,8 @@ metadata: {name: probe, namespace: %[1]s}
 spec: {hosts: [%[2]s], ports: [{number: 80, name: http, protocol: HTTP}], resolution: DNS}
 `, namespace, host)
 	}
-	if err := harness.Apply(ctx, admin, cluster("shop", "shop, \"shop-*\"")+"---\n"+cluster("sandbox", "")); err != nil {
+	// What there is before the claims are made may lie anywhere.
+	if err := harness.Apply(ctx, admin, cluster("shop", "")+"---\n"+strings.ReplaceAll(cluster("sandbox", ""), "mine.example", "play.example")); err != nil {
 		t.Fatal(err)
 	}
 	for name, manifests := range map[string]string{
@@ -268,6 +274,10 @@ spec: {hosts: [%[2]s], ports: [{number: 80, name: http, protocol: HTTP}], resolu
 	}
 	ctx, cancel = context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	eventually(ctx, t, "the catch-all owner has all that nobody claims", has("shop", "rest"))
+	if err := harness.Apply(ctx, admin, cluster("shop", "shop, \"shop-*\"")); err != nil {
+		t.Fatal(err)
+	}
 	eventually(ctx, t, "istiod has what is owned", has("shop-eu", "rest"))
 	if err := harness.Apply(ctx, admin, cluster("shop", "\"shop-*\"")); err != nil {
 		t.Fatal(err)
