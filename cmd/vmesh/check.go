@@ -97,14 +97,19 @@ func (o *checkOptions) run(ctx context.Context, in io.Reader, out, errOut io.Wri
 	if err != nil {
 		return err
 	}
-	data, err := client.Post().Resource("claimreviews").SetHeader("Content-Type", "application/json").Body(body).DoRaw(ctx)
+	answer := client.Post().Resource("claimreviews").SetHeader("Content-Type", "application/json").Body(body).Do(ctx)
+	err = answer.Error()
 	if apierrors.IsNotFound(err) {
 		return errors.New("the server knows no claim reviews: is it of an older version?")
 	}
 	if err != nil {
 		return fmt.Errorf("asking the server: %w", err)
 	}
-	if err := json.Unmarshal(data, &review); err != nil {
+	data, err := answer.Raw()
+	if err == nil {
+		err = json.Unmarshal(data, &review)
+	}
+	if err != nil {
 		return fmt.Errorf("reading the answer: %w", err)
 	}
 	status := review.Status

@@ -61,6 +61,9 @@ func (r *ClaimReviewREST) Create(ctx context.Context, obj runtime.Object, valida
 		}
 	}
 	o := obj.(*object.Object)
+	if o.Name == "" {
+		o.Name = "review" // it is nobody's
+	}
 	if _, errs := r.kind.Validate(ctx, Version, o, nil); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(r.kind.GroupKind(), o.Name, errs)
 	}
