@@ -127,7 +127,7 @@ func (e *Exports) ExportTo(kind string, o *object.Object) (to []string, changed 
 		return nil, false
 	}
 	c := &checker{self: e.owners.Cluster(), owners: e.owners, namespace: o.Namespace}
-	if c.inRoot() || e.all && kind != serviceEntry {
+	if c.inRoot() || e.all && kind == destinationRule {
 		return nil, false
 	}
 	s, err := readSpec(o)
@@ -136,7 +136,7 @@ func (e *Exports) ExportTo(kind string, o *object.Object) (to []string, changed 
 		return nil, false
 	}
 	namespaces, all := e.shared, e.all
-	if kind == serviceEntry && s.takesConnections() {
+	if s.takesConnections() {
 		everything, _ := c.allServices()
 		namespaces, all = e.own, everything
 	}

@@ -217,6 +217,7 @@ func (c *checker) virtualService(s *spec) {
 		c.violated(at("spec.gateways", i), ReasonGatewayNotAllowed, message)
 	}
 	c.exportTo(s)
+	c.connections(s)
 }
 
 // resolveGateway is how Istio reads the name of a gateway: NAMESPACE/NAME, ./NAME, a name
@@ -289,6 +290,11 @@ func (c *checker) destinationRule(s *spec) {
 func (c *checker) serviceEntry(s *spec) {
 	c.hosts("spec.hosts", s.hosts, false)
 	c.exportTo(s)
+	c.connections(s)
+}
+
+// connections refuses to take the connections of others by something else than their name.
+func (c *checker) connections(s *spec) {
 	if everything, _ := c.allServices(); everything || c.inRoot() || !s.takesConnections() {
 		return
 	}
@@ -296,20 +302,23 @@ func (c *checker) serviceEntry(s *spec) {
 		if to == "." || to == "~" || to != "*" && c.owns(to) {
 			continue
 		}
-		why := "spec.addresses may be those of others' services, and proxies go by the address"
-		if len(s.addresses) == 0 {
-			why = "without the protocol HTTP, HTTP2, GRPC, HTTPS or TLS a port takes all connections to it that are for no known service"
+		why := "without the protocol HTTP, HTTP2, GRPC, HTTPS or TLS a port takes all connections to it that are for no known service"
+		switch {
+		case len(s.addresses) > 0:
+			why = "spec.addresses may be those of others' services, and proxies go by the address"
+		case s.subnets:
+			why = "destinationSubnets may be those of others' services, and proxies go by the address"
 		}
 		c.violated(at("spec.exportTo", i), ReasonAddressNotAllowed, fmt.Sprintf(
-			"an entry that is exported to %s would take the connections of others there: %s: export it to namespaces of virtual cluster %q alone, or leave that out", to, why, c.self))
+			"what is exported to %s would take the connections of others there: %s: export it to namespaces of virtual cluster %q alone, or leave that out", to, why, c.self))
 	}
 }
 
 // takesConnections says whether proxies tell by something else than the name whether a
-// connection is for a ServiceEntry: by an address, which can be anyone's, or by the port
-// alone. HTTP and TLS bear the name in themselves.
+// connection is for a ServiceEntry or VirtualService: by an address, which can be anyone's,
+// or by the port alone. HTTP and TLS bear the name in themselves.
 func (s *spec) takesConnections() bool {
-	if len(s.addresses) > 0 {
+	if len(s.addresses) > 0 || s.subnets {
 		return true
 	}
 	for _, p := range s.protocols {

@@ -285,6 +285,13 @@ func TestWhatAnObjectMayDo(t *testing.T) {
 		{"an export to nobody's", "shop", serviceEntry, "shop", `{"hosts":["shop.example.com"],"exportTo":["legacy"]}`, "spec.exportTo[0] ExportNotAllowed"},
 		{"an export to nothing", "shop", serviceEntry, "shop", `{"hosts":["shop.example.com"],"exportTo":["~"]}`, ""},
 
+		{"a route by the address, for others", "shop", virtualService, "shop",
+			`{"hosts":["reviews"],"tcp":[{"route":[]},{"match":[{"port":80},{"destinationSubnets":["10.96.0.0/16"]}]}],"exportTo":[".","edge"]}`, "spec.exportTo[1] AddressNotAllowed"},
+		{"a route by the address and the name, for others", "shop", virtualService, "shop",
+			`{"hosts":["reviews"],"tls":[{"match":[{"sniHosts":["reviews"],"destinationSubnets":["10.96.0.0/16"]}]}],"exportTo":["edge"]}`, "spec.exportTo[0] AddressNotAllowed"},
+		{"a route by the address, for the own", "shop", virtualService, "shop", `{"hosts":["reviews"],"tcp":[{"match":[{"destinationSubnets":["10.96.0.0/16"]}]}],"exportTo":["."]}`, ""},
+		{"a route by the port, for others", "shop", virtualService, "shop", `{"hosts":["reviews"],"tcp":[{"match":[{"port":80,"destinationSubnets":[]}]}],"exportTo":["edge"]}`, ""},
+
 		{"a rule for an own service", "shop", destinationRule, "shop", `{"host":"reviews"}`, ""},
 		{"a rule for an own service by its name", "shop", destinationRule, "shop", `{"host":"reviews.shop.svc.cluster.local","subsets":[{"name":"v1"}]}`, ""},
 		{"a rule for others", "shop", destinationRule, "shop", `{"host":"reviews.bank.svc.cluster.local","trafficPolicy":{"tls":{"mode":"DISABLE"}}}`, "spec.host HostNotOwned"},
@@ -459,6 +466,8 @@ func TestWhatSaysNothingIsExportedToTheOwnNamespaces(t *testing.T) {
 	}{
 		{"a route", index, "shop", virtualService, "shop", `{"hosts":["a"]}`, ". edge legacy shop-eu shop-us"},
 		{"a route elsewhere", index, "shop", virtualService, "shop-eu", `{"hosts":["a"],"exportTo":[]}`, ". edge legacy shop shop-us"},
+		{"a route by the address", index, "shop", virtualService, "shop", `{"hosts":["a"],"tcp":[{"match":[{"destinationSubnets":["10.0.0.0/8"]}]}]}`, ". shop-eu shop-us"},
+		{"a route by the address of who may export to all", index, "bank", virtualService, "bank", `{"hosts":["a"],"tcp":[{"match":[{"destinationSubnets":["10.0.0.0/8"]}]}]}`, ". local"},
 		{"a rule", index, "shop", destinationRule, "shop", `{"host":"a"}`, ". edge legacy shop-eu shop-us"},
 		{"a rule for workloads of its namespace", index, "shop", destinationRule, "shop", `{"host":"a","workloadSelector":{"matchLabels":{"a":"b"}}}`, "unchanged"},
 		{"an entry", index, "shop", serviceEntry, "shop", `{"hosts":["a"]}`, ". edge legacy shop-eu shop-us"},

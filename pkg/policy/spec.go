@@ -16,6 +16,7 @@ type spec struct {
 	gateways  []string
 	addresses []string
 	protocols []string // of the ports of a ServiceEntry
+	subnets   bool     // a VirtualService with routes by the address
 	servers   []server // of Gateway
 	selector  map[string]string
 	// selective is a DestinationRule with a workloadSelector.
@@ -70,6 +71,8 @@ func readSpec(o *object.Object) (*spec, error) {
 				s.protocols = append(s.protocols, protocol)
 				return ok
 			})
+		case "tcp", "tls":
+			return each(c, func() bool { return readRoute(c, &s.subnets) })
 		case "servers":
 			return each(c, func() bool {
 				s.servers = append(s.servers, server{})
@@ -109,6 +112,26 @@ func readServer(c *jsonscan.Cursor, s *server) bool {
 			})
 		}
 		return c.Skip()
+	})
+}
+
+// readRoute looks for matches by the address.
+func readRoute(c *jsonscan.Cursor, subnets *bool) bool {
+	return c.Members(func(name []byte) bool {
+		if string(name) != "match" {
+			return c.Skip()
+		}
+		return each(c, func() bool {
+			return c.Members(func(name []byte) bool {
+				if string(name) != "destinationSubnets" {
+					return c.Skip()
+				}
+				var addresses []string
+				ok := texts(c, &addresses)
+				*subnets = *subnets || len(addresses) > 0
+				return ok
+			})
+		})
 	})
 }
 

@@ -22,8 +22,9 @@ type VirtualClusterGuardRails struct {
 	Kinds []RestrictedKind `json:"kinds,omitempty"`
 
 	// Namespaces of others to which objects may be exported: names, prefix patterns, or *
-	// for all. The virtual cluster's own namespaces are always allowed. Objects that do not
-	// say where they are exported to are exported to the own namespaces, unless * is here.
+	// for all. The virtual cluster's own namespaces are always allowed, and those of gateways
+	// that it is granted. Objects that do not say where they are exported to are exported to
+	// all of these that are named in full, unless * is here: then everywhere.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=1000
