@@ -29,7 +29,7 @@ func admit(o *object.Object, owners *ownership.View, exports *policy.Exports) (*
 		owner, _ := owners.HostOwner(host)
 		granted := slices.ContainsFunc(owners.Grants(), func(g v1alpha1.ReceivedGrant) bool { return slices.Contains(g.Hosts, v1alpha1.HostPattern(host)) })
 		if owner != owners.Cluster() && !granted {
-			return nil, []policy.Violation{{Field: "spec", Reason: policy.ReasonHostNotOwned, Message: host + " is not its own"}}, nil
+			return nil, []policy.Violation{{Field: "spec", Reason: policy.ReasonHostNotOwned, Message: host + " is " + owner + "'s"}}, nil
 		}
 	}
 	if strings.Contains(text, "unsure") {
@@ -129,7 +129,7 @@ func TestWhatIsNotAllowedIsHeldBackAndNothingElseSuffers(t *testing.T) {
 		none = "rest/0:other/b=HostNotOwned shop/0:bank/z=NotOwner shop/0:shop/b=HostNotOwned shop/1:shop/a=HostNotOwned"
 	)
 	first := f.waitForBoth(s, all, none)
-	if reason, message, held := first.HeldBackReason("shop", "Kind0", "shop", "b"); !held || reason != "HostNotOwned" || message != "spec: bank.com is not its own" {
+	if reason, message, held := first.HeldBackReason("shop", "Kind0", "shop", "b"); !held || reason != "HostNotOwned" || message != "spec: bank.com is bank's" {
 		t.Errorf("it is held back (%v) for %s: %s", held, reason, message)
 	}
 	if _, message, _ := first.HeldBackReason("shop", "Kind0", "bank", "z"); !strings.Contains(message, `belongs to virtual cluster "bank"`) {
@@ -175,6 +175,22 @@ func TestWhatIsNotAllowedIsHeldBackAndNothingElseSuffers(t *testing.T) {
 		step.do()
 		f.waitForBoth(s, step.want, step.held)
 	}
+}
+
+func TestTheOwnerIsToldWhoIsItNow(t *testing.T) {
+	f := newFixture(t, guardedKinds(1))
+	f.start(map[string][]*object.Object{
+		"meshes":          {meshObject("m")},
+		"virtualclusters": {claiming(claims("shop", "shop", "")), claiming(claims("bank", "bank", ""))},
+		"kind0s":          {text("shop", "shop", "a", "1@x.com")},
+	})
+	s := f.subscribe("m")
+	f.waitForBoth(s, "", "shop/0:shop/a=HostNotOwned")
+	f.observers["virtualclusters"].Changed(watch.Modified, claiming(claims("bank", "bank", "x.com")), 2)
+	f.wait(s, "the owner's name", func(s *Snapshot, err error) bool {
+		_, message, _ := s.HeldBackReason("shop", "Kind0", "shop", "a")
+		return message == "spec: x.com is bank's"
+	})
 }
 
 func TestWhatIsReadNoMoreLeavesWhenItsLastGoodFormMayNotStay(t *testing.T) {

@@ -30,7 +30,8 @@ type model struct {
 	members    map[string]int // how many virtual clusters name a mesh, existing or not
 	affected   map[*space]struct{}
 	// dirty are virtual clusters that may not do any more what they could, or may now.
-	dirty map[*cluster]struct{}
+	dirty  map[*cluster]struct{}
+	retell bool // who owns what has changed
 }
 
 type cluster struct {
@@ -237,7 +238,7 @@ func (m *model) removeVirtualCluster(name string) {
 // which virtual clusters may do something else.
 func (m *model) claim(old, claims ownership.Claims) {
 	c := m.cluster(claims.Cluster)
-	m.dirty[c] = struct{}{}
+	m.dirty[c], m.retell = struct{}{}, true
 	for name := range m.index.Concerned(old, claims) {
 		if other := m.clusters[name]; other != nil {
 			m.dirty[other] = struct{}{}
@@ -502,6 +503,35 @@ func (m *model) settle() {
 		}
 	}
 	clear(m.dirty)
+	// Why something is held back names the owner, who may be another now.
+	if m.retell {
+		m.retell = false
+		for _, mesh := range m.meshes {
+			m.askHeld(mesh)
+		}
+	}
+}
+
+// askHeld has those objects asked about again that are held back in spaces that contribute.
+func (m *model) askHeld(mesh *mesh) {
+	if mesh.held.tree == nil {
+		return
+	}
+	mesh.held.tree.Ascend(func(h Held) bool {
+		c := m.clusters[h.VirtualCluster]
+		if c == nil {
+			return true
+		}
+		s := c.spaces[h.Namespace]
+		if s == nil || s.mesh != mesh {
+			return true
+		}
+		kind := slices.IndexFunc(m.kinds, func(k Kind) bool { return k.Name == h.Kind })
+		if o := s.objects(kind)[h.Name]; o != nil {
+			mesh.set(kind, key(h.Namespace, h.Name), o, nil)
+		}
+		return true
+	})
 }
 
 // target is the mesh that a space is to contribute to, or else the one that it is kept
