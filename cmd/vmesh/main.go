@@ -76,7 +76,7 @@ and pushes what teams write there to the shared istiod.`,
 		SilenceErrors: true,
 	}
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return seeHelp(cmd, err) })
-	cmd.AddCommand(newServerCommand(), newKubeconfigCommand(), newCertificatesCommand(), newStatusCommand(), newAnalyzeCommand(),
+	cmd.AddCommand(newServerCommand(), newKubeconfigCommand(), newCertificatesCommand(), newStatusCommand(), newAnalyzeCommand(), newCheckCommand(),
 		newHistoryCommand(), newRollbackCommand(), newRolloutCommand(), newRelayCommand(), newStorageCommand(), newVersionCommand())
 	return cmd
 }

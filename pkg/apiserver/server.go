@@ -163,7 +163,7 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 func (s *Server) assemble(creds *credentials) error {
 	s.clusters = vmesh.NewClusters(s.backend, s.options.clusterURL)
 	records := vmesh.NewKubeconfigs()
-	virtualClusters, meshes, kubeconfigs, kubeconfigRequests, analyses, err := vmeshkinds.Kinds(s.clusters.Hooks(), records.Hooks())
+	virtualClusters, meshes, kubeconfigs, kubeconfigRequests, analyses, claimReviews, err := vmeshkinds.Kinds(s.clusters.Hooks(), records.Hooks())
 	if err != nil {
 		return err
 	}
@@ -255,6 +255,7 @@ func (s *Server) assemble(creds *credentials) error {
 	var rootGroups, tenantGroups groups
 	serve(&rootGroups, core)
 	serve(&rootGroups, []*kind.Kind{virtualClusters, meshes, kubeconfigs})
+	rootGroups.add(claimReviews.GVK(vmesh.Version).GroupVersion(), claimReviews.Resource(), s.clusters.ClaimReviewREST(claimReviews, s.reviewClaims))
 	serve(&tenantGroups, core)
 	serve(&tenantGroups, mesh)
 	tenantGroups.add(definitions.GVK(definitions.StorageVersion()).GroupVersion(), definitions.Resource(),
@@ -288,7 +289,7 @@ func (s *Server) assemble(creds *credentials) error {
 		return err
 	}
 	if s.root, err = newEndpoint(endpointConfig{
-		name: "root", kinds: slices.Concat(core, []*kind.Kind{virtualClusters, meshes, kubeconfigs, kubeconfigRequests, analyses}), storage: rootGroups,
+		name: "root", kinds: slices.Concat(core, []*kind.Kind{virtualClusters, meshes, kubeconfigs, kubeconfigRequests, analyses, claimReviews}), storage: rootGroups,
 		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, tokens: tokens, admission: admit, clusters: s.clusters, kubeconfigs: records, life: s.life, process: true,
 		audit: s.audit, auditPolicy: s.auditPolicy, tracer: s.tracer, frontProxy: s.frontProxy, fair: fair, described: announced,
 		wrap: func(root http.Handler) http.Handler {
@@ -330,7 +331,7 @@ func (s *Server) assemble(creds *credentials) error {
 		kubeconfigs.GroupResource():       {Serves: isRoot},
 	}, mesh)
 	gate := newReceivers(direct, records, s.options.XDSAllowAnonymous || isLoopback(s.options.XDSTLSAddress))
-	if err := s.assembleSync(mesh, stores, meshStore, creds, gate); err != nil {
+	if err := s.assembleSync(mesh, stores, meshStore, clusterStore, creds, gate); err != nil {
 		return err
 	}
 	if s.encryption != nil {

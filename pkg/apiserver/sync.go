@@ -2,9 +2,11 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -24,7 +26,7 @@ import (
 
 // assembleSync makes the meshes' config source: snapshots of what the watch caches
 // hold, served to control planes.
-func (s *Server) assembleSync(mesh []*kind.Kind, stores map[schema.GroupResource]*resource.Store, meshes *resource.Store, creds *credentials, gate *receivers) error {
+func (s *Server) assembleSync(mesh []*kind.Kind, stores map[schema.GroupResource]*resource.Store, meshes, virtualClusters *resource.Store, creds *credentials, gate *receivers) error {
 	releases, err := s.releases(mesh, meshes, stores[schema.GroupResource{Resource: "events"}])
 	if err != nil {
 		return err
@@ -42,7 +44,7 @@ func (s *Server) assembleSync(mesh []*kind.Kind, stores map[schema.GroupResource
 			return s.backend.Observe(ctx, gr, o)
 		},
 		Current:    current,
-		Writer:     meshStatus{meshes},
+		Writer:     statusWriter{meshes, virtualClusters, s.keeper.events},
 		Conditions: newConditions(mesh, stores),
 		Servers:    peers,
 		Tell: func(ctx context.Context, mesh, kind, reason, message string) {
@@ -71,25 +73,94 @@ func (s *Server) tellOfCluster(ctx context.Context, o *object.Object, reason, me
 	s.keeper.events.Event(ctx, logical.Root, events.Reference(o), corev1.EventTypeNormal, reason, message)
 }
 
-// meshStatus writes statuses through the storage, as any client would.
-type meshStatus struct{ meshes *resource.Store }
+// reviewClaims implements vmesh.ReviewClaims.
+func (s *Server) reviewClaims(ctx context.Context, clusters []*v1alpha1.VirtualCluster, meshes []*v1alpha1.Mesh) (heldBack, letIn []v1alpha1.ReviewedResource, err error) {
+	review, err := s.sync.Snapshots().Review(ctx, snapshot.Plan{VirtualClusters: clusters, Meshes: meshes})
+	if err != nil {
+		return nil, nil, err
+	}
+	reviewed := func(all []snapshot.Held) []v1alpha1.ReviewedResource {
+		out := make([]v1alpha1.ReviewedResource, len(all))
+		for i, h := range all {
+			out[i] = v1alpha1.ReviewedResource{VirtualCluster: h.VirtualCluster, HeldBackResource: h.HeldBackResource}
+		}
+		return out
+	}
+	return reviewed(review.HeldBack), reviewed(review.LetIn), nil
+}
+
+// statusWriter writes statuses through the storage, as any client would.
+type statusWriter struct {
+	meshes, virtualClusters *resource.Store
+	events                  *events.Recorder
+}
 
 // UpdateMeshStatus implements status.Writer.
-func (m meshStatus) UpdateMeshStatus(ctx context.Context, name string, mutate func(*v1alpha1.MeshStatus) error) error {
-	_, _, err := m.meshes.StatusREST(vmesh.Version).Update(vmesh.RootContext(ctx), name,
+func (w statusWriter) UpdateMeshStatus(ctx context.Context, name string, mutate func(*v1alpha1.MeshStatus) error) error {
+	return updateStatus(ctx, w.meshes, name, func(o *object.Object) error {
+		var mesh v1alpha1.Mesh
+		if err := o.Into(&mesh); err != nil {
+			return err
+		}
+		if err := mutate(&mesh.Status); err != nil {
+			return err
+		}
+		return vmesh.SetStatus(o, mesh.Status)
+	})
+}
+
+// UpdateVirtualClusterStatus implements status.Writer.
+func (w statusWriter) UpdateVirtualClusterStatus(ctx context.Context, name string, mutate func(*v1alpha1.VirtualClusterStatus) error) error {
+	var about corev1.ObjectReference
+	var before, after *metav1.Condition
+	if err := updateStatus(ctx, w.virtualClusters, name, func(o *object.Object) error {
+		if _, is := logical.Quarantined(o); is {
+			return errUnreadable
+		}
+		vc, err := vmesh.Decode(o)
+		if err != nil {
+			return err
+		}
+		if c := meta.FindStatusCondition(vc.Status.Conditions, v1alpha1.ConditionConforming); c != nil {
+			was := *c
+			before = &was
+		}
+		if err := mutate(&vc.Status); err != nil {
+			return err
+		}
+		about, after = events.Reference(o), meta.FindStatusCondition(vc.Status.Conditions, v1alpha1.ConditionConforming)
+		return vmesh.SetStatus(o, vc.Status)
+	}); err != nil || after == nil {
+		if errors.Is(err, errUnreadable) {
+			return nil // what its status tells is told by its annotation already
+		}
+		return err
+	}
+	if before != nil && before.Status == after.Status && before.Message == after.Message {
+		return nil
+	}
+	kind := corev1.EventTypeWarning
+	if after.Status == metav1.ConditionTrue {
+		if before == nil {
+			return nil
+		}
+		kind = corev1.EventTypeNormal
+	}
+	w.events.Event(ctx, logical.Root, about, kind, after.Reason, after.Message)
+	return nil
+}
+
+var errUnreadable = errors.New("it cannot be read")
+
+// updateStatus changes an object of the root. One that is gone meanwhile is no error.
+func updateStatus(ctx context.Context, store *resource.Store, name string, change func(*object.Object) error) error {
+	_, _, err := store.StatusREST(vmesh.Version).Update(vmesh.RootContext(ctx), name,
 		rest.DefaultUpdatedObjectInfo(nil, func(_ context.Context, _, old runtime.Object) (runtime.Object, error) {
 			o := old.(*object.Object).DeepCopy()
-			var mesh v1alpha1.Mesh
-			if err := o.Into(&mesh); err != nil {
-				return nil, err
-			}
-			if err := mutate(&mesh.Status); err != nil {
-				return nil, err
-			}
-			return o, vmesh.SetStatus(o, mesh.Status)
+			return o, change(o)
 		}), rest.ValidateAllObjectFunc, rest.ValidateAllObjectUpdateFunc, false, &metav1.UpdateOptions{})
 	if apierrors.IsNotFound(err) {
-		return nil // deleted meanwhile
+		return nil
 	}
 	return err
 }

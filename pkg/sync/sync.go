@@ -16,7 +16,10 @@ import (
 
 	"github.com/vmesh-io/vmesh/pkg/apis/istio"
 	"github.com/vmesh-io/vmesh/pkg/apis/kind"
+	"github.com/vmesh-io/vmesh/pkg/apis/object"
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/ownership"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
+	"github.com/vmesh-io/vmesh/pkg/policy"
 	"github.com/vmesh-io/vmesh/pkg/sync/distribution"
 	"github.com/vmesh-io/vmesh/pkg/sync/release"
 	"github.com/vmesh-io/vmesh/pkg/sync/snapshot"
@@ -88,6 +91,11 @@ func New(config Config) (*Service, error) {
 		if config.Register != nil {
 			s.config.Distribution.Metrics = distribution.NewMetrics(config.Register)
 		}
+		if s.config.Distribution.Held == nil {
+			s.config.Distribution.Held = func(at *snapshot.Snapshot, kind int, o *object.Object) (reason, message string, held bool) {
+				return at.HeldBackReason(o.Cluster(), kinds[kind].Name, o.Namespace, o.Name)
+			}
+		}
 		s.tracker = distribution.New(kinds, s.builder, receivers{s}, s.config.Distribution)
 		s.builder.Follow(s.tracker)
 		s.config.XDS.Follower = s.tracker
@@ -143,6 +151,7 @@ func Kinds(kinds []*kind.Kind) ([]snapshot.Kind, error) {
 			TypeURL:       r.TypeURL(),
 			MessageName:   r.MessageName(),
 			AppendMessage: r.AppendMessage,
+			Admit:         admit(k.GroupKind().Kind),
 		}
 	}
 	return out, nil
@@ -169,6 +178,20 @@ func (s *Service) allControlPlanes(others func(context.Context, string) ([]v1alp
 			}
 		}
 		return all, nil
+	}
+}
+
+// admit asks the policy about objects of a kind.
+func admit(kind string) func(*object.Object, *ownership.View, *policy.Exports) (*object.Object, []policy.Violation, error) {
+	return func(o *object.Object, owners *ownership.View, exports *policy.Exports) (*object.Object, []policy.Violation, error) {
+		if violations := policy.Check(kind, o, owners); len(violations) > 0 {
+			return nil, violations, nil
+		}
+		if to, changed := exports.ExportTo(kind, o); changed {
+			shown, err := policy.WithExportTo(o, to)
+			return shown, nil, err
+		}
+		return o, nil, nil
 	}
 }
 

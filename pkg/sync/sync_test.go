@@ -63,6 +63,10 @@ func (w *writer) UpdateMeshStatus(_ context.Context, _ string, mutate func(*v1al
 	return mutate(&w.status)
 }
 
+func (w *writer) UpdateVirtualClusterStatus(context.Context, string, func(*v1alpha1.VirtualClusterStatus) error) error {
+	return nil
+}
+
 func parse(t testing.TB, cluster, text string) *object.Object {
 	t.Helper()
 	o := &object.Object{}
@@ -103,7 +107,7 @@ func TestIstiodsOwnClient(t *testing.T) {
 	}
 	s := &store{observers: map[string]snapshot.Observer{}, initial: map[string][]*object.Object{
 		"meshes":          {parse(t, "root", `{"metadata":{"name":"default"}}`)},
-		"virtualclusters": {parse(t, "root", `{"metadata":{"name":"team"},"spec":{"mesh":"default","namespaces":["shop"]}}`)},
+		"virtualclusters": {parse(t, "root", `{"metadata":{"name":"team"},"spec":{"mesh":"default","namespaces":["shop"],"hosts":["*.example"]}}`)},
 		"virtualservices": {virtualService(t, "team", "shop", "web", "one"), virtualService(t, "team", "sandbox", "web", "one")},
 		"serviceentries": {parse(t, "team", `{
 			"metadata": {"namespace": "shop", "name": "db"},

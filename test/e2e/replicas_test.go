@@ -45,12 +45,16 @@ func TestOfManyWhoClaimTheSameThroughTwoServersOneWins(t *testing.T) {
 	const rounds = 30
 	for round := range rounds {
 		claim := fmt.Sprintf(`{"namespaces":["claim-%d"]}`, round)
+		hosts := []string{fmt.Sprintf(`{"hosts":["*.h%d.example.com"]}`, round), fmt.Sprintf(`{"hosts":["a.b.h%d.example.com"]}`, round)}
 		for _, c := range []struct {
 			name string
 			ask  func(server int) *rawapi.Response
 		}{
 			{"creating", func(server int) *rawapi.Response {
 				return do(t, servers[server], http.MethodPost, clustersPath, virtualCluster(fmt.Sprintf("new-%d-%d", round, server), claim))
+			}},
+			{"claiming hosts that overlap", func(server int) *rawapi.Response {
+				return do(t, servers[server], http.MethodPost, clustersPath, virtualCluster(fmt.Sprintf("host-%d-%d", round, server), hosts[server]))
 			}},
 			{"changing", func(server int) *rawapi.Response {
 				return do(t, servers[server], http.MethodPatch, fmt.Sprintf("%s/old-%d", clustersPath, server), fmt.Sprintf(`{"spec":{"namespaces":["change-%d"]}}`, round))

@@ -17,8 +17,8 @@ import (
 var definitions embed.FS
 
 // Kinds makes the kinds that the root serves and stores, and those that are answered and
-// not stored: KubeconfigRequest and Analysis.
-func Kinds(virtualClusterHooks, kubeconfigHooks kind.Hooks) (virtualClusters, meshes, kubeconfigs, kubeconfigRequests, analyses *kind.Kind, err error) {
+// not stored: KubeconfigRequest, Analysis and ClaimReview.
+func Kinds(virtualClusterHooks, kubeconfigHooks kind.Hooks) (virtualClusters, meshes, kubeconfigs, kubeconfigRequests, analyses, claimReviews *kind.Kind, err error) {
 	for _, k := range []struct {
 		plural string
 		hooks  kind.Hooks
@@ -29,12 +29,13 @@ func Kinds(virtualClusterHooks, kubeconfigHooks kind.Hooks) (virtualClusters, me
 		{"kubeconfigs", kubeconfigHooks, &kubeconfigs},
 		{"kubeconfigrequests", kind.Hooks{}, &kubeconfigRequests},
 		{"analyses", kind.Hooks{}, &analyses},
+		{"claimreviews", kind.Hooks{}, &claimReviews},
 	} {
 		if *k.kind, err = newKind(k.plural, k.hooks); err != nil {
-			return nil, nil, nil, nil, nil, err
+			return nil, nil, nil, nil, nil, nil, err
 		}
 	}
-	return virtualClusters, meshes, kubeconfigs, kubeconfigRequests, analyses, nil
+	return virtualClusters, meshes, kubeconfigs, kubeconfigRequests, analyses, claimReviews, nil
 }
 
 // Changes makes the kind of the changes of virtual clusters, which is served in them.

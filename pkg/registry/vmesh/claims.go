@@ -93,7 +93,15 @@ func (c *Clusters) validate(ctx context.Context, o, old *object.Object) ([]strin
 	if conflict != nil {
 		return nil, field.ErrorList{conflict}
 	}
-	warnings, errs := c.validateGrants(path.Child("grants"), claims, old)
+	var had *ownership.Index
+	var before ownership.Claims
+	if old != nil && len(claims.Grants) > 0 {
+		if vc, err := Decode(old); err == nil {
+			before = ownership.ClaimsOf(vc)
+			had = c.claims.With(before)
+		}
+	}
+	warnings, errs := validateGrants(path.Child("grants"), c.claims.With(claims), claims, had, before)
 	if len(errs) > 0 {
 		return nil, errs
 	}
@@ -139,20 +147,9 @@ func validateHosts(path *field.Path, hosts []v1alpha1.HostPattern) field.ErrorLi
 	return errs
 }
 
-// validateGrants refuses grants of what is not the virtual cluster's to give. c.mu is held.
-func (c *Clusters) validateGrants(path *field.Path, claims ownership.Claims, old *object.Object) (warnings []string, errs field.ErrorList) {
-	if len(claims.Grants) == 0 {
-		return nil, nil
-	}
-	var had, index *ownership.Index
-	var before ownership.Claims
-	if old != nil {
-		if vc, err := Decode(old); err == nil {
-			before = ownership.ClaimsOf(vc)
-			had = c.claims.With(before)
-		}
-	}
-	index = c.claims.With(claims)
+// validateGrants refuses grants of what is not the virtual cluster's to give, as of index;
+// had, which may be nil, and before are what was until then.
+func validateGrants(path *field.Path, index *ownership.Index, claims ownership.Claims, had *ownership.Index, before ownership.Claims) (warnings []string, errs field.ErrorList) {
 	// What others have taken, as names from a star, is no reason to refuse other changes.
 	lost := func(to string, has func(v1alpha1.VirtualClusterGrant) bool, owned func(*ownership.Index, ownership.Claims) bool) bool {
 		return had != nil && !owned(had, before) && slices.ContainsFunc(before.Grants, func(g v1alpha1.VirtualClusterGrant) bool { return g.To == to && has(g) })

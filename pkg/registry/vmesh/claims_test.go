@@ -93,13 +93,23 @@ func TestGrantsAreOfOnesOwn(t *testing.T) {
 		{"to one of another mesh", `{"to":"far","hosts":["api.example.com"]}`, nil, "", `belongs to mesh "other"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			clusters := NewClusters(nil, nil)
-			clusters.claims = ownership.New(other, far)
+			x := ownership.New(other, far)
 			vc, err := Decode(edge(c.grants))
 			if err != nil {
 				t.Fatal(err)
 			}
-			warnings, errs := clusters.validateGrants(field.NewPath("spec", "grants"), ownership.ClaimsOf(vc), c.old)
+			claims := ownership.ClaimsOf(vc)
+			var had *ownership.Index
+			var before ownership.Claims
+			if c.old != nil {
+				old, err := Decode(c.old)
+				if err != nil {
+					t.Fatal(err)
+				}
+				before = ownership.ClaimsOf(old)
+				had = x.With(before)
+			}
+			warnings, errs := validateGrants(field.NewPath("spec", "grants"), x.With(claims), claims, had, before)
 			if (len(errs) > 0) != (c.wrong != "") || len(errs) > 0 && errs[0].Field != c.wrong {
 				t.Errorf("refused with %v, want %q", errs, c.wrong)
 			}

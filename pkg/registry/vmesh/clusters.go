@@ -14,6 +14,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -283,7 +284,9 @@ func (c *Clusters) prepare(o, old *object.Object) error {
 		o.Finalizers = append(slices.Clone(o.Finalizers), v1alpha1.FinalizerPurge)
 	}
 	if old == nil {
-		if err := SetStatus(o, v1alpha1.VirtualClusterStatus{URL: c.url(o.Name)}); err != nil {
+		status := v1alpha1.VirtualClusterStatus{URL: c.url(o.Name)}
+		apimeta.SetStatusCondition(&status.Conditions, v1alpha1.Conforming())
+		if err := SetStatus(o, status); err != nil {
 			return err
 		}
 	}

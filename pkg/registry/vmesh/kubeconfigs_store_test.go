@@ -42,7 +42,7 @@ func newWorld(t *testing.T) *world {
 	}
 	t.Cleanup(backend.Close)
 	k := NewKubeconfigs()
-	_, _, records, _, _, err := vmeshkinds.Kinds(kind.Hooks{}, k.Hooks())
+	_, _, records, _, _, _, err := vmeshkinds.Kinds(kind.Hooks{}, k.Hooks())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"bytes"
 	"context"
 	"maps"
 	"slices"
@@ -36,8 +37,10 @@ type Builder struct {
 
 	mu          sync.Mutex
 	feeds       map[string]*feed
-	owners      *ownership.Index          // nil until all was read
+	owners      *ownership.Index          // as of the last publication; nil until all was read
 	meshObjects map[string]*object.Object // by name
+	told        map[string]struct{}       // virtual clusters whose status tells of what is shared
+	tells       uint64                    // counts its changes
 }
 
 // event is what an observer was told.
@@ -47,6 +50,7 @@ type event struct {
 	object   *object.Object
 	items    []*object.Object // with kind replaced
 	revision uint64
+	ask      func(*model) // with a question
 	observed time.Time
 	flushed  chan struct{} // of Flush, and nothing else
 }
@@ -55,6 +59,7 @@ const (
 	virtualClusters = -1
 	meshes          = -2
 	namespaces      = -3
+	question        = -4
 
 	replaced   watch.EventType = "REPLACED"
 	progressed watch.EventType = "PROGRESSED"
@@ -71,6 +76,7 @@ func NewBuilder(kinds []Kind, metrics *Metrics) *Builder {
 		synced:   make(chan struct{}),
 		policies: make(chan struct{}, 1),
 		feeds:    map[string]*feed{},
+		told:     map[string]struct{}{},
 	}
 }
 
@@ -167,13 +173,16 @@ func (b *Builder) Run(ctx context.Context) {
 }
 
 func (b *Builder) apply(ctx context.Context, m *model, e event) {
-	m.seen.note(e)
+	if e.source != question {
+		m.seen.note(e)
+	}
 	if e.kind == progressed {
 		return
 	}
 	switch e.source {
 	case virtualClusters:
 		var errs []error
+		b.hear(e)
 		switch e.kind {
 		case replaced:
 			errs = m.replaceVirtualClusters(e.items)
@@ -206,6 +215,9 @@ func (b *Builder) apply(ctx context.Context, m *model, e event) {
 				klog.FromContext(ctx).Error(err, "Keeping the mesh's filters and stages as they were")
 			}
 		}
+	case question:
+		m.settle() // what came before it counts
+		e.ask(m)
 	case namespaces:
 		switch e.kind {
 		case replaced:
@@ -225,6 +237,42 @@ func (b *Builder) apply(ctx context.Context, m *model, e event) {
 	}
 }
 
+// hear takes note of what virtual clusters' statuses tell, as they are stored.
+func (b *Builder) hear(e event) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	items := e.items
+	if e.kind == replaced {
+		if len(b.told) > 0 {
+			b.told = map[string]struct{}{}
+			b.tells++
+		}
+	} else {
+		items = []*object.Object{e.object}
+	}
+	for _, o := range items {
+		status := o.Field("status")
+		tells := e.kind != watch.Deleted && (bytes.Contains(status, []byte(`"heldBackCount"`)) || bytes.Contains(status, []byte(`"grants"`)))
+		if _, told := b.told[o.Name]; told == tells {
+			continue
+		}
+		if b.tells++; tells {
+			b.told[o.Name] = struct{}{}
+		} else {
+			delete(b.told, o.Name)
+		}
+	}
+}
+
+// Sharing are what is owned in all meshes, as of the present snapshots and nil before there
+// are any; the virtual clusters whose stored status tells of what is held back or granted;
+// and a number that changes when they do.
+func (b *Builder) Sharing() (index *ownership.Index, told []string, change uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.owners, slices.Collect(maps.Keys(b.told)), b.tells
+}
+
 // publish advances every mesh and tells its subscribers.
 func (b *Builder) publish(m *model, observed time.Time) {
 	next := map[string]*Snapshot{}
@@ -232,6 +280,7 @@ func (b *Builder) publish(m *model, observed time.Time) {
 		if mesh.advance(b.kinds, observed, m.rightsIn(mesh), b.metrics.rendered(b.kinds)) {
 			next[name] = mesh.snapshot()
 		}
+		m.touchTurned(mesh)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

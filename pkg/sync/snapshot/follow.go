@@ -49,6 +49,17 @@ func (m *model) touchSpace(s *space) {
 	}
 }
 
+// touchTurned takes note of what came to be held back in a mesh, or free.
+func (m *model) touchTurned(mesh *mesh) {
+	for _, t := range mesh.turned {
+		if m.followed {
+			t.moved = m.placed
+			m.touched = append(m.touched, t)
+		}
+	}
+	mesh.turned = nil
+}
+
 // placements are where those touched are by now.
 func (m *model) placements() []Placement {
 	m.placed = true

@@ -15,6 +15,9 @@ const (
 	// ReasonNotOwner is why an object is held back that lies in a namespace that its
 	// virtual cluster does not own. The other reasons are those of package policy.
 	ReasonNotOwner = "NotOwner"
+	// ReasonNoMesh is why nothing of a virtual cluster reaches a mesh that there is not.
+	// It is told in reviews only.
+	ReasonNoMesh = "NoMesh"
 )
 
 // Held is an object of a mesh that is held back.
@@ -34,6 +37,15 @@ func compareHeld(a, b Held) int {
 type HeldBack struct {
 	tree    *btree.BTreeG[Held]
 	reasons map[string]int
+}
+
+// NewHeldBack makes one.
+func NewHeldBack(all ...Held) *HeldBack {
+	var h held
+	for _, x := range all {
+		h.add(x)
+	}
+	return h.publish()
 }
 
 // Len is how many there are.

@@ -20,16 +20,16 @@ import (
 )
 
 // admit stands for the policy. An object's text may name a host after an @, which must be
-// its virtual cluster's own or granted, and may end in a + for the namespaces that its
-// virtual cluster has by a pattern.
-func admit(o *object.Object, owners *ownership.View, existing []string) (*object.Object, []policy.Violation, error) {
+// its virtual cluster's own or granted, and may end in a + for the namespaces that it goes
+// to.
+func admit(o *object.Object, owners *ownership.View, exports *policy.Exports) (*object.Object, []policy.Violation, error) {
 	text := strings.Trim(string(o.Field("spec")), `"`)
 	plain, list := strings.CutSuffix(text, "+")
 	if _, host, speaks := strings.Cut(plain, "@"); speaks {
 		owner, _ := owners.HostOwner(host)
 		granted := slices.ContainsFunc(owners.Grants(), func(g v1alpha1.ReceivedGrant) bool { return slices.Contains(g.Hosts, v1alpha1.HostPattern(host)) })
 		if owner != owners.Cluster() && !granted {
-			return nil, []policy.Violation{{Field: "spec", Reason: policy.ReasonHostNotOwned, Message: host + " is not its own"}}, nil
+			return nil, []policy.Violation{{Field: "spec", Reason: policy.ReasonHostNotOwned, Message: host + " is " + owner + "'s"}}, nil
 		}
 	}
 	if strings.Contains(text, "unsure") {
@@ -38,14 +38,13 @@ func admit(o *object.Object, owners *ownership.View, existing []string) (*object
 	if !list {
 		return o, nil, nil
 	}
-	var own []string
-	for _, ns := range existing {
-		if owner, by := owners.NamespaceOwner(ns); owner == owners.Cluster() && strings.HasSuffix(string(by), "*") {
-			own = append(own, ns)
-		}
+	service := &object.Object{}
+	if err := service.SetContent(map[string]any{"spec": map[string]any{}}); err != nil {
+		return nil, nil, err
 	}
+	to, _ := exports.ExportTo("ServiceEntry", service)
 	shown := o.DeepCopy()
-	return shown, nil, shown.SetContent(map[string]any{"spec": plain + "+" + strings.Join(own, ",") + owners.RootNamespace()})
+	return shown, nil, shown.SetContent(map[string]any{"spec": plain + "+" + strings.Join(to, ",") + owners.RootNamespace()})
 }
 
 func guardedKinds(n int) []Kind {
@@ -130,7 +129,7 @@ func TestWhatIsNotAllowedIsHeldBackAndNothingElseSuffers(t *testing.T) {
 		none = "rest/0:other/b=HostNotOwned shop/0:bank/z=NotOwner shop/0:shop/b=HostNotOwned shop/1:shop/a=HostNotOwned"
 	)
 	first := f.waitForBoth(s, all, none)
-	if reason, message, held := first.HeldBackReason("shop", "Kind0", "shop", "b"); !held || reason != "HostNotOwned" || message != "spec: bank.com is not its own" {
+	if reason, message, held := first.HeldBackReason("shop", "Kind0", "shop", "b"); !held || reason != "HostNotOwned" || message != "spec: bank.com is bank's" {
 		t.Errorf("it is held back (%v) for %s: %s", held, reason, message)
 	}
 	if _, message, _ := first.HeldBackReason("shop", "Kind0", "bank", "z"); !strings.Contains(message, `belongs to virtual cluster "bank"`) {
@@ -178,6 +177,22 @@ func TestWhatIsNotAllowedIsHeldBackAndNothingElseSuffers(t *testing.T) {
 	}
 }
 
+func TestTheOwnerIsToldWhoIsItNow(t *testing.T) {
+	f := newFixture(t, guardedKinds(1))
+	f.start(map[string][]*object.Object{
+		"meshes":          {meshObject("m")},
+		"virtualclusters": {claiming(claims("shop", "shop", "")), claiming(claims("bank", "bank", ""))},
+		"kind0s":          {text("shop", "shop", "a", "1@x.com")},
+	})
+	s := f.subscribe("m")
+	f.waitForBoth(s, "", "shop/0:shop/a=HostNotOwned")
+	f.observers["virtualclusters"].Changed(watch.Modified, claiming(claims("bank", "bank", "x.com")), 2)
+	f.wait(s, "the owner's name", func(s *Snapshot, err error) bool {
+		_, message, _ := s.HeldBackReason("shop", "Kind0", "shop", "a")
+		return message == "spec: x.com is bank's"
+	})
+}
+
 func TestWhatIsReadNoMoreLeavesWhenItsLastGoodFormMayNotStay(t *testing.T) {
 	f := newFixture(t, guardedKinds(1))
 	garbled := text("shop", "shop", "a", "")
@@ -221,22 +236,22 @@ func TestWhatObjectsShowFollowsNamespacesAndTheRoot(t *testing.T) {
 		o.SetCluster("shop")
 		return o
 	}
-	f.waitFor(s, "0:shop/a=1+istio-system 0:shop/b=1")
+	f.waitFor(s, "0:shop/a=1+.,shopistio-system 0:shop/b=1")
 	f.observers["namespaces"].Changed(watch.Added, namespace("shop-b"), 2)
 	f.observers["namespaces"].Changed(watch.Added, namespace("shop-a"), 3)
 	f.observers["namespaces"].Changed(watch.Added, namespace("shop"), 4)
 	f.observers["namespaces"].Changed(watch.Added, namespace("strange"), 4)
-	f.waitFor(s, "0:shop/a=1+shop-a,shop-bistio-system 0:shop/b=1")
+	f.waitFor(s, "0:shop/a=1+.,shop,shop-a,shop-bistio-system 0:shop/b=1")
 	f.observers["namespaces"].Changed(watch.Deleted, namespace("shop-b"), 5)
-	f.waitFor(s, "0:shop/a=1+shop-aistio-system 0:shop/b=1")
+	f.waitFor(s, "0:shop/a=1+.,shop,shop-aistio-system 0:shop/b=1")
 	f.observers["namespaces"].Replaced([]*object.Object{namespace("shop-c")}, 6)
-	f.waitFor(s, "0:shop/a=1+shop-cistio-system 0:shop/b=1")
+	f.waitFor(s, "0:shop/a=1+.,shop,shop-cistio-system 0:shop/b=1")
 	mesh := meshObject("m")
 	if err := mesh.SetContent(map[string]any{"spec": map[string]any{"rootNamespace": "mesh"}}); err != nil {
 		t.Fatal(err)
 	}
 	f.observers["meshes"].Changed(watch.Modified, mesh, 7)
-	f.waitFor(s, "0:shop/a=1+shop-cmesh 0:shop/b=1")
+	f.waitFor(s, "0:shop/a=1+.,shop,shop-cmesh 0:shop/b=1")
 }
 
 func TestHeldBackIsSharedBetweenSnapshots(t *testing.T) {
@@ -426,7 +441,8 @@ func agreesWithANaiveRebuild(t *testing.T, random *rand.Rand) {
 						held = append(held, back+ReasonNotOwner)
 						continue
 					}
-					shown, violations, err := admit(o, index.View(i.cluster, root), slices.Sorted(maps.Keys(namespaces[i.cluster])))
+					shown, violations, err := admit(o, index.View(i.cluster, root),
+						policy.NewExports(index.View(i.cluster, root), slices.Sorted(maps.Keys(namespaces[i.cluster]))))
 					if err != nil {
 						t.Fatal(err)
 					}

@@ -12,6 +12,7 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/ownership"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
+	"github.com/vmesh-io/vmesh/pkg/policy"
 )
 
 // model is all that was observed and what follows from it. It is one goroutine's.
@@ -30,6 +31,7 @@ type model struct {
 	affected   map[*space]struct{}
 	// dirty are virtual clusters that may not do any more what they could, or may now.
 	dirty    map[*cluster]struct{}
+	retell   bool           // who owns what has changed
 	labels   *clusterLabels // of the virtual clusters
 	seen     Seen
 	epochs   uint64 // how often a mesh began to have stages
@@ -67,6 +69,7 @@ type mesh struct {
 	quarantined []map[string]v1alpha1.QuarantinedResource
 	good        []map[string]*object.Object // of what is quarantined, what the list has
 	held        held
+	turned      []touched // what came to be held back, or free, since the follower was told
 	members     int
 	policy      *Policy
 	read        meshSource // what policy was made of
@@ -252,7 +255,7 @@ func (m *model) removeVirtualCluster(name string) {
 // which virtual clusters may do something else.
 func (m *model) claim(old, claims ownership.Claims) {
 	c := m.cluster(claims.Cluster)
-	m.dirty[c] = struct{}{}
+	m.dirty[c], m.retell = struct{}{}, true
 	for name := range m.index.Concerned(old, claims) {
 		if other := m.clusters[name]; other != nil {
 			m.dirty[other] = struct{}{}
@@ -370,6 +373,9 @@ func (m *model) addMesh(o *object.Object) {
 	m.affectMesh(name)
 }
 
+// defaultRoot is the root namespace of meshes that name none.
+const defaultRoot = "istio-system"
+
 // rootNamespace is a mesh's, and whether that can be told.
 func rootNamespace(o *object.Object) (root string, readable bool) {
 	var spec v1alpha1.MeshSpec
@@ -379,7 +385,7 @@ func rootNamespace(o *object.Object) (root string, readable bool) {
 	if _, is := o.Annotations[QuarantinedAnnotation]; is {
 		readable = false
 	}
-	return cmp.Or(spec.RootNamespace, "istio-system"), readable
+	return cmp.Or(spec.RootNamespace, defaultRoot), readable
 }
 
 // setNamespace takes note that a virtual cluster has a namespace, or has it no more.
@@ -396,16 +402,15 @@ func (m *model) setNamespace(clusterName, name string, exists bool) {
 		return
 	}
 	// What has been handed out is not changed.
+	old := c.namespaces
 	if exists {
-		c.namespaces = slices.Insert(slices.Clip(slices.Clone(c.namespaces)), at, name)
+		c.namespaces = slices.Insert(slices.Clip(slices.Clone(old)), at, name)
 	} else {
-		c.namespaces = slices.Delete(slices.Clone(c.namespaces), at, at+1)
+		c.namespaces = slices.Delete(slices.Clone(old), at, at+1)
 	}
-	// Only of those that are owned by a pattern it matters which there are.
-	if len(c.spaces) > 0 {
-		if owner, by := m.index.View(clusterName, "").NamespaceOwner(name); owner == clusterName && strings.HasSuffix(string(by), "*") {
-			m.dirty[c] = struct{}{}
-		}
+	if _, is := m.dirty[c]; !is && len(c.spaces) > 0 &&
+		!rightsOf(m.index, clusterName, "", old).exports.Equal(rightsOf(m.index, clusterName, "", c.namespaces).exports) {
+		m.dirty[c] = struct{}{}
 	}
 	m.forgetIfUnused(c)
 }
@@ -528,6 +533,35 @@ func (m *model) settle() {
 		}
 	}
 	clear(m.dirty)
+	// Why something is held back names the owner, who may be another now.
+	if m.retell {
+		m.retell = false
+		for _, mesh := range m.meshes {
+			m.askHeld(mesh)
+		}
+	}
+}
+
+// askHeld has those objects asked about again that are held back in spaces that contribute.
+func (m *model) askHeld(mesh *mesh) {
+	if mesh.held.tree == nil {
+		return
+	}
+	mesh.held.tree.Ascend(func(h Held) bool {
+		c := m.clusters[h.VirtualCluster]
+		if c == nil {
+			return true
+		}
+		s := c.spaces[h.Namespace]
+		if s == nil || s.mesh != mesh {
+			return true
+		}
+		kind := slices.IndexFunc(m.kinds, func(k Kind) bool { return k.Name == h.Kind })
+		if o := s.objects(kind)[h.Name]; o != nil {
+			mesh.set(kind, key(h.Namespace, h.Name), o, nil)
+		}
+		return true
+	})
 }
 
 // target is the mesh that a space is to contribute to, or else the one that it is kept
@@ -582,24 +616,29 @@ func (m *mesh) remove(kind int, key string) {
 	m.pending[kind][key] = pending{removed: true}
 }
 
-func (m *mesh) hold(o *object.Object, kind, reason, message string) {
+func (m *mesh) hold(o *object.Object, kind, reason, message string) (changed bool) {
 	h := heldKey(o.Cluster(), kind, o.Namespace, o.Name)
 	h.Reason, h.Message = reason, shorten(message)
-	if m.held.add(h) {
-		m.changed = true
-	}
+	changed = m.held.add(h)
+	m.changed = m.changed || changed
+	return changed
 }
 
-func (m *mesh) release(cluster, kind, namespace, name string) {
-	if m.held.remove(cluster, kind, namespace, name) {
-		m.changed = true
-	}
+func (m *mesh) release(cluster, kind, namespace, name string) (changed bool) {
+	changed = m.held.remove(cluster, kind, namespace, name)
+	m.changed = m.changed || changed
+	return changed
 }
 
 // rights are what a virtual cluster may do, as long as nothing changes.
 type rights struct {
-	view     *ownership.View
-	existing []string
+	view    *ownership.View
+	exports *policy.Exports
+}
+
+func rightsOf(x *ownership.Index, cluster, root string, namespaces []string) rights {
+	view := x.View(cluster, root)
+	return rights{view: view, exports: policy.NewExports(view, namespaces)}
 }
 
 // rightsIn remembers the rights of a mesh's virtual clusters.
@@ -608,10 +647,11 @@ func (m *model) rightsIn(mesh *mesh) func(cluster string) rights {
 	return func(cluster string) rights {
 		r, ok := known[cluster]
 		if !ok {
-			r = rights{view: m.index.View(cluster, mesh.root)}
+			var existing []string
 			if c := m.clusters[cluster]; c != nil {
-				r.existing = c.namespaces
+				existing = c.namespaces
 			}
+			r = rightsOf(m.index, cluster, mesh.root, existing)
 			known[cluster] = r
 		}
 		return r
@@ -637,10 +677,14 @@ func (m *mesh) advance(kinds []Kind, observed time.Time, rights func(cluster str
 		results := renderAll(&kinds[kind], todo, rights)
 		count(kind, results.rendered)
 		for o, v := range results.held {
-			m.hold(o, kinds[kind].Name, v.Reason, v.Field+": "+v.Message)
+			if m.hold(o, kinds[kind].Name, v.Reason, v.Field+": "+v.Message) {
+				m.turned = append(m.turned, touched{kind: kind, object: o})
+			}
 		}
 		for _, o := range results.free {
-			m.release(o.Cluster(), kinds[kind].Name, o.Namespace, o.Name)
+			if m.release(o.Cluster(), kinds[kind].Name, o.Namespace, o.Name) {
+				m.turned = append(m.turned, touched{kind: kind, object: o})
+			}
 		}
 		for key := range todo {
 			if good := results.good[key]; good == nil {

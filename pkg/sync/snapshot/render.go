@@ -37,7 +37,7 @@ type outcome struct {
 // renderAll makes changes of what is pending in one kind, using all processors when
 // there is much of it. An object that fails stays as it is in the list, unless what
 // the list has is gone, or may not be there any more. One that may not be there leaves it.
-func renderAll(kind *Kind, todo map[string]pending, rightsOf func(cluster string) rights) results {
+func renderAll(kind *Kind, todo map[string]pending, of func(cluster string) rights) results {
 	type task struct {
 		change
 		pending
@@ -48,7 +48,7 @@ func renderAll(kind *Kind, todo map[string]pending, rightsOf func(cluster string
 	for key, p := range todo {
 		t := task{change: change{key: key}, pending: p}
 		if p.object != nil && kind.Admit != nil {
-			t.rights = rightsOf(p.object.Cluster())
+			t.rights = of(p.object.Cluster())
 		}
 		tasks = append(tasks, t)
 	}
@@ -147,7 +147,7 @@ func renderOne(kind *Kind, o *object.Object, r rights, key string, scratch []byt
 		}
 	}()
 	if kind.Admit != nil {
-		shown, violations, err := kind.Admit(o, r.view, r.existing)
+		shown, violations, err := kind.Admit(o, r.view, r.exports)
 		switch {
 		case err != nil:
 			return outcome{err: err}, scratch

@@ -51,10 +51,10 @@ type Kind struct {
 	// keep or modify the object.
 	AppendMessage func(dst []byte, o *object.Object) ([]byte, error)
 	// Admit says what keeps an object of a virtual cluster out of the mesh, and else gives
-	// the object as the mesh is to see it, which may be the same. existing are the
-	// virtual cluster's namespaces, sorted. It must be safe for concurrent use and must
-	// not keep or modify the object. Without it all objects are let in.
-	Admit func(o *object.Object, owners *ownership.View, existing []string) (*object.Object, []policy.Violation, error)
+	// the object as the mesh is to see it, which may be the same. exports are of the
+	// same virtual cluster. It must be safe for concurrent use and must not keep or modify
+	// the object. Without it all objects are let in.
+	Admit func(o *object.Object, owners *ownership.View, exports *policy.Exports) (*object.Object, []policy.Violation, error)
 }
 
 // Observer is told what a source holds and how it changes. Its methods are called

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clocktesting "k8s.io/utils/clock/testing"
 
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/ownership"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 	"github.com/vmesh-io/vmesh/pkg/sync/snapshot"
 )
@@ -75,6 +76,11 @@ func (p *peer) UpdateMeshStatus(_ context.Context, _ string, mutate func(*v1alph
 		p.fleet.status = next
 	}
 	return nil
+}
+
+func (p *peer) Sharing() (*ownership.Index, []string, uint64) { return nil, nil, 0 }
+func (p *peer) UpdateVirtualClusterStatus(context.Context, string, func(*v1alpha1.VirtualClusterStatus) error) error {
+	return errors.New("no virtual cluster has anything to tell")
 }
 
 func (p *peer) has(ids ...string) {

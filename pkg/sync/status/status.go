@@ -1,4 +1,5 @@
-// Package status tells in each Mesh's status what is served and to whom.
+// Package status tells in each Mesh's status what is served and to whom, and in that of
+// virtual clusters what of them is not.
 package status
 
 import (
@@ -16,6 +17,7 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/ownership"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 	"github.com/vmesh-io/vmesh/pkg/sync/snapshot"
 )
@@ -26,11 +28,17 @@ type Writer interface {
 	// else changes it meanwhile, and writes it if it is then another. It returns
 	// mutate's error as it is.
 	UpdateMeshStatus(ctx context.Context, name string, mutate func(*v1alpha1.MeshStatus) error) error
+	// UpdateVirtualClusterStatus does the same for a virtual cluster, and tells in an event
+	// when its condition Conforming becomes another.
+	UpdateVirtualClusterStatus(ctx context.Context, name string, mutate func(*v1alpha1.VirtualClusterStatus) error) error
 }
 
 // Snapshots are what is served; a snapshot.Builder has them.
 type Snapshots interface {
 	Snapshots() []*snapshot.Snapshot
+	// Sharing is what is owned, nil before all is read; the virtual clusters whose status
+	// tells of it; and a number that changes when they do.
+	Sharing() (index *ownership.Index, told []string, change uint64)
 }
 
 // ControlPlanes are those who receive it; an xds.Server knows them.
@@ -88,6 +96,9 @@ type Reporter struct {
 	controlPlanes ControlPlanes
 	clock         clock.WithTicker
 	meshes        map[string]*report
+	clusters      map[string]*sharing // what was written last, where it is something
+	shared        shared
+	failed        int // virtual clusters that could not be written
 }
 
 // report is what is known of one mesh's status.
@@ -109,7 +120,7 @@ type own struct {
 
 // NewReporter makes a reporter. Nothing happens before Run is called.
 func NewReporter(writer Writer, snapshots Snapshots, controlPlanes ControlPlanes) *Reporter {
-	return &Reporter{Servers: alone{}, writer: writer, snapshots: snapshots, controlPlanes: controlPlanes, clock: clock.RealClock{}, meshes: map[string]*report{}}
+	return &Reporter{Servers: alone{}, writer: writer, snapshots: snapshots, controlPlanes: controlPlanes, clock: clock.RealClock{}, meshes: map[string]*report{}, clusters: map[string]*sharing{}}
 }
 
 // alone is a server that shares its etcd with nobody.
@@ -143,7 +154,7 @@ func (r *Reporter) Run(ctx context.Context) {
 			return
 		}
 		if err := r.reportAll(ctx); err != nil && ctx.Err() == nil {
-			klog.FromContext(ctx).Error(err, "Writing the status of meshes")
+			klog.FromContext(ctx).Error(err, "Writing the status of meshes and virtual clusters")
 		}
 	}
 }
@@ -151,7 +162,8 @@ func (r *Reporter) Run(ctx context.Context) {
 func (r *Reporter) reportAll(ctx context.Context) error {
 	var errs []error
 	present := map[string]struct{}{}
-	for _, s := range r.snapshots.Snapshots() {
+	snapshots := r.snapshots.Snapshots()
+	for _, s := range snapshots {
 		present[s.Mesh] = struct{}{}
 		if err := r.report(ctx, s); err != nil {
 			errs = append(errs, fmt.Errorf("mesh %s: %w", s.Mesh, err))
@@ -164,6 +176,9 @@ func (r *Reporter) reportAll(ctx context.Context) error {
 		}
 		return !ok
 	})
+	if err := r.reportClusters(ctx, snapshots); err != nil {
+		errs = append(errs, err)
+	}
 	return errors.Join(errs...)
 }
 
@@ -302,6 +317,7 @@ func (m *report) own(s *snapshot.Snapshot, now time.Time) *own {
 		VirtualClusters: int32(s.VirtualClusters),
 		Resources:       int32(s.Resources()),
 		Version:         s.Version,
+		HeldBack:        int32(s.HeldBack.Len()),
 		Quarantined:     s.Quarantined[:min(len(s.Quarantined), maxQuarantined)],
 	}}
 	status := o.status

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clocktesting "k8s.io/utils/clock/testing"
 
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/ownership"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 	"github.com/vmesh-io/vmesh/pkg/sync/snapshot"
 )
@@ -24,6 +25,22 @@ type world struct {
 	status    v1alpha1.MeshStatus
 	writes    int
 	err       error
+
+	index         *ownership.Index
+	told          []string
+	change        uint64
+	clusters      map[string]*v1alpha1.VirtualClusterStatus
+	clusterWrites []string
+}
+
+func (w *world) Sharing() (*ownership.Index, []string, uint64) { return w.index, w.told, w.change }
+
+func (w *world) UpdateVirtualClusterStatus(_ context.Context, name string, mutate func(*v1alpha1.VirtualClusterStatus) error) error {
+	if w.err != nil {
+		return w.err
+	}
+	w.clusterWrites = append(w.clusterWrites, name)
+	return mutate(w.clusters[name])
 }
 
 func (w *world) Snapshots() []*snapshot.Snapshot { return w.snapshots }
@@ -212,6 +229,10 @@ func TestRunWritesAtMostOnceASecond(t *testing.T) {
 }
 
 type writerFunc func()
+
+func (f writerFunc) UpdateVirtualClusterStatus(context.Context, string, func(*v1alpha1.VirtualClusterStatus) error) error {
+	return nil
+}
 
 func (f writerFunc) UpdateMeshStatus(_ context.Context, _ string, mutate func(*v1alpha1.MeshStatus) error) error {
 	f()

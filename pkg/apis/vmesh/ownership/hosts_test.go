@@ -8,7 +8,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vmesh-io/vmesh/pkg/apis/object"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
+	"github.com/vmesh-io/vmesh/pkg/policy"
 )
 
 func hosts(cluster string, age int, patterns ...v1alpha1.HostPattern) Claims {
@@ -193,6 +195,12 @@ func TestHostsAgreeWithTheDefinition(t *testing.T) {
 				}
 			}
 			for _, ns := range []string{"a", "b", "ab"} {
+				a, b := violations(t, was, ns), violations(t, is, ns)
+				if a != b {
+					t.Fatalf("%s was not allowed %q in namespace %s, is not allowed %q, and is not concerned by %v to %v; claims %v", other, a, ns, b, old, c, now)
+				}
+			}
+			for _, ns := range []string{"a", "b", "ab"} {
 				a, _ := was.NamespaceOwner(ns)
 				b, _ := is.NamespaceOwner(ns)
 				if (a == other) != (b == other) {
@@ -210,6 +218,23 @@ func TestHostsAgreeWithTheDefinition(t *testing.T) {
 	if len(now) > 0 {
 		t.Errorf("missing: %v", slices.Collect(maps.Keys(now)))
 	}
+}
+
+// violations are the fields in which a view does not allow all kinds of hosts.
+func violations(t *testing.T, v *View, namespace string) string {
+	o := &object.Object{}
+	o.Namespace = namespace
+	if err := o.SetContent(map[string]any{"spec": map[string]any{
+		"hosts":    []any{"a", "a.b", "b.ab", "b.a.ab", "*.a", "*.b.a", "*", "a.b.svc.cluster.local", "*.ab.svc.cluster.local", "*.local"},
+		"gateways": []any{"a/g", "mesh"}, "exportTo": []any{"a", "b", "ab", "*"},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	var fields []string
+	for _, violation := range policy.Check("VirtualService", o, v) {
+		fields = append(fields, violation.Field)
+	}
+	return strings.Join(fields, " ")
 }
 
 func naiveHostOwner(all map[string]Claims, mesh, host string) string {

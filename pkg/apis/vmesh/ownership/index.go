@@ -408,9 +408,18 @@ func (x *Index) Concerned(old, claims Claims) map[string]struct{} {
 			x.namespaces.others(a.Mesh, a.Cluster, "", true, visit)
 			// A host that ends like a namespace may be one of its services.
 			x.hosts.others(a.Mesh, a.Cluster, "", true, visit)
-			if !prefix {
+			switch {
+			case text == "":
+			case !prefix:
 				last, _ := splitHost("*." + text)
 				x.hosts.overlapping(a.Mesh, a.Cluster, last, true, visit)
+			default:
+				x.hosts.tree.AscendGreaterOrEqual(claim{mesh: a.Mesh}, func(c claim) bool {
+					if c.mesh == a.Mesh && strings.HasPrefix(lastLabel(c.text), text) {
+						visit(c)
+					}
+					return c.mesh == a.Mesh
+				})
 			}
 		}
 		for _, p := range a.Hosts {
@@ -420,6 +429,11 @@ func (x *Index) Concerned(old, claims Claims) map[string]struct{} {
 			text, prefix := splitHost(string(p))
 			x.hosts.overlapping(a.Mesh, a.Cluster, text, prefix, visit)
 			x.hosts.others(a.Mesh, a.Cluster, "", true, visit)
+			// Whose services are called like hosts.
+			x.namespaces.others(a.Mesh, a.Cluster, "", true, visit)
+			if c, found := x.namespaces.owner(a.Mesh, lastLabel(text)); found {
+				visit(c)
+			}
 		}
 		for _, g := range a.Grants {
 			out[g.To] = struct{}{}
@@ -445,6 +459,12 @@ func (x *Index) Concerned(old, claims Claims) map[string]struct{} {
 	}
 	delete(out, claims.Cluster)
 	return out
+}
+
+// lastLabel is a host's, of its reversed text.
+func lastLabel(text string) string {
+	label, _, _ := strings.Cut(text, ".")
+	return reversed(label)
 }
 
 // onlyOther is the one virtual cluster besides self that claims namespaces of a mesh, if

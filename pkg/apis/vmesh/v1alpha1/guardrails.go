@@ -1,5 +1,7 @@
 package v1alpha1
 
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 // HostPattern names hosts outside of the mesh's namespaces: one by its name
 // (api.example.com), those below a domain (*.example.com), or by a star alone every host
 // that no other pattern of the mesh names.
@@ -108,7 +110,20 @@ type HeldBackResource struct {
 }
 
 const (
+	// ConditionConforming is the condition type that says whether everything that a virtual
+	// cluster holds of its mesh reaches it, as far as it may.
+	ConditionConforming = "Conforming"
+	// ReasonConforming: nothing is held back.
+	ReasonConforming = "NothingHeldBack"
+	// ReasonHeldBack: there are objects that may not reach the mesh.
+	ReasonHeldBack = "HeldBack"
+
 	// ConditionDistributed is the condition type that says whether the present generation
 	// of an object is at all the control planes that it is meant for.
 	ConditionDistributed = "Distributed"
 )
+
+// Conforming is the condition of a virtual cluster of which nothing is held back.
+func Conforming() metav1.Condition {
+	return metav1.Condition{Type: ConditionConforming, Status: metav1.ConditionTrue, Reason: ReasonConforming, Message: "Nothing is held back from the mesh."}
+}
