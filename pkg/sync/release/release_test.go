@@ -210,7 +210,7 @@ func (s *stored) start(t *testing.T, client *clientv3.Client, shared bool, stage
 	if err := c.SetContent(map[string]any{"spec": map[string]any{"mesh": "m", "namespaces": []any{"*"}}}); err != nil {
 		t.Fatal(err)
 	}
-	for resource, items := range map[string][]*object.Object{"meshes": {s.mesh}, "virtualclusters": {c}, "apples": apples, "pears": nil} {
+	for resource, items := range map[string][]*object.Object{"meshes": {s.mesh}, "virtualclusters": {c}, "apples": apples, "pears": nil, "namespaces": nil} {
 		v.observer[resource].Replaced(items, s.revision)
 	}
 	s.servers = append(s.servers, v)
