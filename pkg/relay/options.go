@@ -33,6 +33,7 @@ type Options struct {
 	CacheDir        string
 	MaxStaleness    time.Duration // 0: no limit
 	HealthAddress   string
+	IstiodDebug     string // istiod's debug pages, to report its proxies; empty for none
 	MeshConfig      string // read, if not empty
 	WriteMeshConfig string // written, if not empty
 }
@@ -50,7 +51,7 @@ func NewOptions() *Options {
 	}
 	return &Options{
 		Mesh: v1alpha1.DefaultName, Name: name, ListenBase: "127.0.0.1:15100", Shards: autoShardsFlag,
-		CacheDir: "relay-data", HealthAddress: "127.0.0.1:15099",
+		CacheDir: "relay-data", HealthAddress: "127.0.0.1:15099", IstiodDebug: DefaultDebugURL,
 	}
 }
 
@@ -63,6 +64,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringToStringVar(&o.Labels, "labels", o.Labels, "Labels of the control plane, KEY=VALUE with commas between, for the selectors of the mesh's filters and stages.")
 	fs.StringVar(&o.Revision, "revision", o.Revision, "The revision of the istiod beside it; empty when that has none.")
 	fs.StringVar(&o.HealthAddress, "health-address", o.HealthAddress, "The address of /readyz, /livez and /metrics, by HTTP; empty for none.")
+	fs.StringVar(&o.IstiodDebug, "istiod-debug-url", o.IstiodDebug, "Where istiod answers /debug/syncz on loopback (its --monitoringAddr or --httpAddr), to report how many of its proxies are up to date; empty for no reports.")
 	fs.DurationVar(&o.MaxStaleness, "max-staleness", o.MaxStaleness, "How old what is served may be before /readyz fails; 0 for no limit. It goes on being served in any case.")
 	o.AddSourceFlags(fs)
 	fs.StringVar(&o.WriteMeshConfig, "write-mesh-config", o.WriteMeshConfig, "A file to write istiod's mesh configuration to, with the relay as its source, before istiod starts.")
@@ -101,6 +103,9 @@ func (o *Options) Validate() error {
 		if strings.HasPrefix(key, v1alpha1.GroupVersion.Group+"/") {
 			bad("--labels: %s: vmesh.io/ is for labels that vmesh gives", key)
 		}
+	}
+	if _, err := NewPoller(o.IstiodDebug); o.IstiodDebug != "" && err != nil {
+		bad("--istiod-debug-url: %v", err)
 	}
 	if o.MaxStaleness < 0 {
 		bad("--max-staleness: %s must not be negative; 0 is no limit", o.MaxStaleness)

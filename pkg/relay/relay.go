@@ -26,6 +26,7 @@ import (
 // Relay is a relay. Its methods are safe for concurrent use.
 type Relay struct {
 	options *Options
+	poller  *Poller // may be nil
 	kinds   []snapshot.Kind
 	metrics *Metrics
 	lock    *dirlock.Lock
@@ -56,6 +57,11 @@ func New(ctx context.Context, o *Options, register func(...metrics.Registerable)
 	r := &Relay{options: o, kinds: meshKinds(), ready: make(chan struct{}), sourcesChanged: make(chan struct{}, 1), reports: make(chan *discovery.DeltaDiscoveryRequest)}
 	if register != nil {
 		r.metrics = NewMetrics(register)
+	}
+	if o.IstiodDebug != "" {
+		if r.poller, err = NewPoller(o.IstiodDebug); err != nil {
+			return nil, fmt.Errorf("--istiod-debug-url: %w", err)
+		}
 	}
 	if r.lock, err = dirlock.Acquire(o.CacheDir); err != nil {
 		return nil, fmt.Errorf("--cache-dir %s: %w", o.CacheDir, err)
@@ -157,6 +163,12 @@ func (r *Relay) Run(ctx context.Context) (err error) {
 		},
 	}
 	group.Go(func() error { return up.run(ctx) })
+	if r.poller != nil {
+		group.Go(func() error {
+			r.poller.Run(ctx, r.acknowledged, func(version string, p Proxies) { r.report(ctx, ProxiesRequest(version, p)) })
+			return nil
+		})
+	}
 	group.Go(func() error {
 		select {
 		case err := <-broken:

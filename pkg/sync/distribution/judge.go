@@ -233,8 +233,12 @@ func (t *Tracker) count(p *pending, j *judgement, entry snapshot.Entry, now time
 }
 
 // has says of a control plane that another server serves whether it has acknowledged a
-// list that is known here and has the entry. Versions follow from the content alone.
+// list that is known here and has the entry, or the whole of this snapshot, of which filters
+// may keep the entry from it. Versions follow from the content alone.
 func (p *peer) has(of *pending, j *judgement, entry snapshot.Entry) bool {
+	if p.version != "" && p.version == j.snapshot.Version {
+		return true
+	}
 	for _, k := range p.kinds {
 		if k.TypeURL != j.typeURL || k.AckedVersion == "" {
 			continue

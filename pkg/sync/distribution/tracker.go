@@ -125,6 +125,7 @@ type peer struct {
 	since           time.Time // if neither, when it went
 	revision        string
 	kinds           []v1alpha1.ControlPlaneKindStatus // elsewhere: what it has
+	version         string                            // elsewhere: of the snapshot that it has whole
 }
 
 // New makes a tracker. It must follow the builder and the server that it is given, and

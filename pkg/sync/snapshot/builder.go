@@ -351,6 +351,9 @@ type feed struct {
 	stages      atomic.Pointer[stages]     // nil until somebody releases
 	subscribers map[*Subscription]struct{} // guarded by the builder's lock
 	views       map[string]*view           // guarded by the builder's lock
+
+	lawfulMu sync.Mutex
+	lawfulOf map[string]*lawful // by stage
 }
 
 type state struct {

@@ -83,6 +83,49 @@ func (s *Subscription) Stage() string {
 	return now.snapshot.Policy.Stage(*who)
 }
 
+// lawful is what a stage receives, without what has since come to be held back: that waits
+// for no release, and no abort brings it back.
+type lawful struct {
+	from, result *Snapshot
+	held         *HeldBack
+}
+
+func (f *feed) lawful(stage string, from *Snapshot, held *HeldBack) *Snapshot {
+	if held.Len() == 0 {
+		return from
+	}
+	f.lawfulMu.Lock()
+	defer f.lawfulMu.Unlock()
+	if had := f.lawfulOf[stage]; had != nil && had.from == from && had.held == held {
+		return had.result
+	}
+	out := *from
+	out.Lists = slices.Clone(from.Lists)
+	hidden := make([][]change, len(f.kinds))
+	for h := range held.All() {
+		at := slices.IndexFunc(f.kinds, func(k Kind) bool { return k.Name == h.Kind })
+		if at < 0 {
+			continue
+		}
+		// Under the same name there may be another virtual cluster's by now.
+		name := key(h.Namespace, h.Name)
+		if e, is := out.Lists[at].Get(name); is && e.Cluster() == h.VirtualCluster {
+			hidden[at] = append(hidden[at], change{key: name})
+		}
+	}
+	for i := range hidden {
+		if len(hidden[i]) > 0 {
+			out.Lists[i] = out.Lists[i].apply(hidden[i], out.Lists[i].changed)
+		}
+	}
+	out.seal() // even with nothing hidden: it comes after what was shown before
+	if f.lawfulOf == nil {
+		f.lawfulOf = map[string]*lawful{}
+	}
+	f.lawfulOf[stage] = &lawful{from, &out, held}
+	return &out
+}
+
 // Means says whether the subscriber is to have a resource of the newest snapshot, sooner or
 // later: no revision and no filter keeps it away, though a stage may still wait for it.
 func (s *Subscription) Means(kind int, e Entry) bool {
@@ -139,7 +182,7 @@ func (s *Subscription) choose(newest *Snapshot, who *ControlPlane) (*Snapshot, e
 		if now == nil || now.epoch != policy.Epoch || now.of[s.choice.stage] == nil {
 			return nil, ErrHeld
 		}
-		from = now.of[s.choice.stage]
+		from = s.feed.lawful(s.choice.stage, now.of[s.choice.stage], newest.HeldBack)
 	}
 	if s.choice.view == nil {
 		return from, nil

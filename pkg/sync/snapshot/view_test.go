@@ -174,6 +174,27 @@ func TestAStageIsHeldUntilItIsKnownWhatItHas(t *testing.T) {
 	f.wait(two, "to be held in the second time", held)
 }
 
+// What may not be in the mesh any more waits for no release.
+func TestWhatIsHeldBackLeavesEveryStageAtOnce(t *testing.T) {
+	f := newFixture(t, testKinds(1))
+	stages := meshWith(`{"rollout": {"stages": [{"name": "one", "controlPlanes": {"matchLabels": {"s": "1"}}}, {"name": "two", "controlPlanes": {}}]}}`)
+	f.start(map[string][]*object.Object{
+		"meshes": {stages}, "virtualclusters": {clusterObject("c", "m", 0, "n", "keeps")},
+		"kind0s": {text("c", "n", "a", "1"), text("c", "keeps", "b", "1")},
+	})
+	two, all := f.controlPlane("", nil), f.subscribe("m")
+	older := f.waitFor(all, "0:keeps/b=1 0:n/a=1")
+	f.builder.SetStages("m", older.Policy.Epoch, map[string]*Snapshot{"one": older, "two": older.Stage(older.Lists)})
+	f.waitFor(two, "0:keeps/b=1 0:n/a=1")
+	f.kind(0).Changed(watch.Modified, text("c", "keeps", "b", "2"), 2)
+	f.observers["virtualclusters"].Changed(watch.Modified, clusterObject("c", "m", 0, "keeps"), 3)
+	f.waitFor(all, "0:keeps/b=2")
+	f.waitFor(two, "0:keeps/b=1")
+	f.observers["virtualclusters"].Changed(watch.Modified, clusterObject("c", "m", 0, "n", "keeps"), 4)
+	f.waitFor(all, "0:keeps/b=2 0:n/a=1")
+	f.waitFor(two, "0:keeps/b=1 0:n/a=1")
+}
+
 // Random changes of everything against a filter that looks at each object anew.
 func TestRandomViewsAreAsInTheNaiveModel(t *testing.T) {
 	for seed := range uint64(8) {

@@ -44,6 +44,10 @@ func (st *stream) takeProxies(r *request) error {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.reported = time.Now()
+	if st.status.Version != "" {
+		// A relay knows lists and no snapshots; this is what it has acknowledged whole.
+		report.Version = st.status.Version
+	}
 	if had := st.status.Proxies; had != nil {
 		same := *report
 		same.ObservedAt = had.ObservedAt

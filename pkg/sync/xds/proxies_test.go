@@ -49,7 +49,7 @@ func TestAReportAboutProxiesIsToldOfItsControlPlaneAlone(t *testing.T) {
 	}
 	report(20, 19, 0)
 	eventually(t, "the report", func() bool { return of("one") != nil })
-	if got := *of("one"); got.Connected != 20 || got.Synced != 19 || got.Version != "v1" || !got.ObservedAt.Time.Equal(observed) {
+	if got := *of("one"); got.Connected != 20 || got.Synced != 19 || got.Version != w.builder.Snapshot("default").Version || !got.ObservedAt.Time.Equal(observed) {
 		t.Errorf("told %+v", got)
 	}
 	// The time alone is news only now and then.
