@@ -322,9 +322,8 @@ func TestAnIssuersNewKeyIsFetched(t *testing.T) {
 	a, _ := start(t, configuration("", p.entry(byClaim)))
 	becomes(t, a, p.token(t, nil), "corp:alice")
 	p.rotate(t)
-	if _, err := who(a, p.token(t, nil)); err != nil {
-		t.Error(err)
-	}
+	// Not at the first try: go-oidc lets a verification share a fetch that has ended already, for the moment until its keys are stored.
+	becomes(t, a, p.token(t, nil), "corp:alice")
 }
 
 func TestTheFileIsReadAgain(t *testing.T) {
