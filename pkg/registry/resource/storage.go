@@ -12,6 +12,7 @@ import (
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/util/dryrun"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/kind"
@@ -73,6 +74,32 @@ func (s *Store) Mark(marker Marker) {
 	s.marker = marker
 	st := newStrategy(s.kind, marker)
 	s.CreateStrategy, s.UpdateStrategy, s.DeleteStrategy = st, st, st
+}
+
+type dryRunKey struct{}
+
+// isDryRun says whether a strategy is asked for a write that will not be stored; upstream
+// does not tell it.
+func isDryRun(ctx context.Context) bool { return ctx.Value(dryRunKey{}) != nil }
+
+func withDryRun(ctx context.Context, options []string) context.Context {
+	if !dryrun.IsDryRun(options) {
+		return ctx
+	}
+	return context.WithValue(ctx, dryRunKey{}, true)
+}
+
+// Create implements rest.Creater.
+func (s *Store) Create(ctx context.Context, obj runtime.Object, validate rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
+	return s.Store.Create(withDryRun(ctx, options.DryRun), obj, validate, options)
+}
+
+// Update implements rest.Updater.
+func (s *Store) Update(
+	ctx context.Context, name string, obj rest.UpdatedObjectInfo, validate rest.ValidateObjectFunc, validateUpdate rest.ValidateObjectUpdateFunc,
+	forceAllowCreate bool, options *metav1.UpdateOptions,
+) (runtime.Object, bool, error) {
+	return s.Store.Update(withDryRun(ctx, options.DryRun), name, obj, validate, validateUpdate, forceAllowCreate, options)
 }
 
 func newList(k *kind.Kind, version string) *object.List {

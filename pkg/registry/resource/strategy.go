@@ -29,7 +29,8 @@ type strategy struct {
 // status and nothing else.
 type Marker interface {
 	// Written completes an object that is written, with its status as it was; old is
-	// nil on create.
+	// nil on create. It is not called for dry runs, whose answers people compare with
+	// what is stored.
 	Written(ctx context.Context, obj, old *object.Object)
 	// StatusWritten puts back what a write of the status must not change.
 	StatusWritten(ctx context.Context, obj, old *object.Object)
@@ -85,7 +86,7 @@ func (s strategy) PrepareForCreate(ctx context.Context, obj runtime.Object) {
 	if s.hasStatus(o) && s.kind.GroupKind() != nodeKind {
 		setMember(o, "status", nil, false)
 	}
-	if s.marker != nil {
+	if s.marker != nil && !isDryRun(ctx) {
 		s.marker.Written(ctx, o, nil)
 	}
 }
@@ -101,7 +102,7 @@ func (s strategy) PrepareForUpdate(ctx context.Context, obj, old runtime.Object)
 	if !s.kind.Hooks.Builtin && !bytes.Equal(o.Body(), was.Body()) {
 		o.Generation = was.Generation + 1
 	}
-	if s.marker != nil {
+	if s.marker != nil && !isDryRun(ctx) {
 		s.marker.Written(ctx, o, was)
 	}
 }

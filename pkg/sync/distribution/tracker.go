@@ -237,6 +237,9 @@ func (t *Tracker) settled(p snapshot.Placement) bool {
 	if _, lost := p.Object.Annotations[snapshot.QuarantinedAnnotation]; lost {
 		return true // nothing can be written to it
 	}
+	if p.Object.DeletionTimestamp != nil {
+		return true // whoever waits now waits for its end
+	}
 	c, has := istio.GetCondition(p.Object, istio.ConditionDistributed)
 	current := c.ObservedGeneration == p.Object.Generation
 	if p.Mesh == "" {

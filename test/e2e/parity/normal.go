@@ -101,6 +101,9 @@ func scrub(v any, seen revisions) any {
 				v[key] = scrub(value, seen)
 			}
 		}
+		if status, ok := v["f:status"].(map[string]any); ok {
+			delete(status, ".") // who made the status: vmesh, when it put its condition there
+		}
 		if entries, ok := v["managedFields"].([]any); ok {
 			sortByText(entries) // else by time, whose order within a second is chance
 		}

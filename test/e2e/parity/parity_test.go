@@ -61,6 +61,9 @@ func run(m *testing.M) (code int, err error) {
 		if kubeconfigs[theVmesh], err = vmesh.Kubeconfig(ctx, "default"); err != nil {
 			return 1, err
 		}
+		if err := allowAllKinds(ctx, vmesh); err != nil {
+			return 1, err
+		}
 	}
 	if kubeconfigs[thePeer] = *peerKubeconfig; *peerKubeconfig == "" {
 		etcd, err := harness.StartEtcd(ctx, harness.EtcdOptions{Dir: filepath.Join(dir, "etcd")})
@@ -79,6 +82,13 @@ func run(m *testing.M) (code int, err error) {
 		}
 	}
 	return m.Run(), nil
+}
+
+// allowAllKinds switches on the kinds that a virtual cluster must be allowed by name.
+func allowAllKinds(ctx context.Context, vmesh *harness.Vmesh) error {
+	_, err := harness.Kubectl(ctx, vmesh.AdminKubeconfig, "", "patch", "virtualcluster", "default", "--type=merge", "--patch",
+		`{"spec":{"guardRails":{"kinds":["EnvoyFilter","WasmPlugin","TrafficExtension","ProxyConfig"]}}}`)
+	return err
 }
 
 // servers are clients of the two.
