@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"flag"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -130,7 +129,8 @@ var volatile = []struct {
 	{regexp.MustCompile(`(Resource Version: +)\d+`), "$1<revision>"},
 	{regexp.MustCompile(`https://127\.0\.0\.1:\d+`), "https://<server>"},
 	{regexp.MustCompile(`(?m)(\s)(\d+[smh])+( ago)?$`), "$1<age>"},
-	{regexp.MustCompile(`(\s)(\d+[smh])+(  +)`), "$1<age>$3"},
+	{regexp.MustCompile(`(\s)(\d+[smh])+  +`), "$1<age>   "}, // whose length pads the column
+	{regexp.MustCompile(`(\sAGE)  +`), "$1   "},
 	{regexp.MustCompile(`/tmp/\S+/`), "<tmp>/"},
 	{regexp.MustCompile(` deleted from \S+ namespace`), " deleted"}, // since kubectl 1.33
 	{regexp.MustCompile(`(?m)^[EW]\d{4} .*\n`), ""},                 // kubectl's log
@@ -145,8 +145,6 @@ func timeless(output, tenant string) string {
 	for _, v := range volatile {
 		output = v.pattern.ReplaceAllString(output, v.with)
 	}
-	for _, around := range []string{"clusters/%s", "%q", "[%s]", "[%s-"} {
-		output = strings.ReplaceAll(output, fmt.Sprintf(around, tenant), fmt.Sprintf(around, "<cluster>"))
-	}
+	output = regexp.MustCompile(`\b`+tenant+`\b`).ReplaceAllString(output, "<cluster>")
 	return strings.TrimPrefix(output, "\n")
 }

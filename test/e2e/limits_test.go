@@ -16,7 +16,7 @@ import (
 // limited makes a virtual cluster with a quota, in JSON.
 func limited(t *testing.T, s *server, quota string) *tenant {
 	t.Helper()
-	name := fmt.Sprintf("t%d", tenants.Add(1))
+	name := fmt.Sprintf("t%03d", tenants.Add(1))
 	mustDo(t, rawClient(t, s.root), http.MethodPost, clustersPath, virtualCluster(name, `{"quota":`+quota+`}`))
 	return s.tenant(t, name)
 }

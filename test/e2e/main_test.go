@@ -160,7 +160,7 @@ var tenants atomic.Int64
 // there are none. Its name is unlike any other's.
 func newTenant(t *testing.T, s *server, namespaces ...string) *tenant {
 	t.Helper()
-	name := fmt.Sprintf("t%d", tenants.Add(1))
+	name := fmt.Sprintf("t%03d", tenants.Add(1))
 	createCluster(t, s, name, namespaces...)
 	return s.tenant(t, name)
 }
