@@ -53,12 +53,7 @@ a number and a size (vmesh server --history-age, --history-changes, --history-si
 
   # One change
   vmesh history show 48213`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 1 {
-				return seeHelp(cmd, fmt.Errorf("%s takes at most one KIND/NAME, and was given %d", cmd.CommandPath(), len(args)))
-			}
-			return nil
-		},
+		Args: atMostOne("KIND/NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.color = colors(cmd)
 			return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), args)

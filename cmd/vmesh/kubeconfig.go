@@ -322,3 +322,11 @@ func (a *rootAccess) completeNames(cmd *cobra.Command, resource string, given []
 	names := slices.DeleteFunc(objectNames(data), func(name string) bool { return slices.Contains(given, name) })
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
+
+// completeMesh completes the name of a mesh, where one may be given.
+func (a *rootAccess) completeMesh(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return a.completeNames(cmd, "meshes", nil)
+}

@@ -36,12 +36,7 @@ kubeconfigs lists in the root. The record of an expired kubeconfig is kept for a
 
   # Those that nobody has ever used
   vmesh kubeconfig list -o json | jq -r '.items[] | select(.status.lastUsed == null) | .metadata.name'`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 1 {
-				return seeHelp(cmd, fmt.Errorf("%s takes at most one NAME, and was given %d", cmd.CommandPath(), len(args)))
-			}
-			return nil
-		},
+		Args:              atMostOne("NAME"),
 		ValidArgsFunction: access.completeClusters,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !slices.Contains([]string{"", "wide", "json", "yaml"}, output) {

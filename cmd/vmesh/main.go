@@ -27,6 +27,16 @@ func seeHelp(cmd *cobra.Command, err error) error {
 	return fmt.Errorf("%w\nSee '%s --help'", err, cmd.CommandPath())
 }
 
+// atMostOne refuses more than one argument, which the help calls what.
+func atMostOne(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > 1 {
+			return seeHelp(cmd, fmt.Errorf("%s takes at most one %s, and was given %d", cmd.CommandPath(), what, len(args)))
+		}
+		return nil
+	}
+}
+
 // noArgs refuses arguments; where there are commands below, one is a command that there is not.
 func noArgs(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 && cmd.HasSubCommands() {

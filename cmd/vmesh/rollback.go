@@ -75,12 +75,7 @@ The exit code is 0 if all is as it was, 2 if a part was refused, and 1 if nothin
 
   # Everything, in a pipeline
   vmesh rollback --all --to-time 2026-01-31T12:00:00Z --yes`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 1 {
-				return seeHelp(cmd, fmt.Errorf("%s takes at most one KIND/NAME, and was given %d", cmd.CommandPath(), len(args)))
-			}
-			return nil
-		},
+		Args: atMostOne("KIND/NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.color, o.in, o.out, o.errOut = colors(cmd), cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()
 			object := ""

@@ -60,18 +60,7 @@ type rolloutOptions struct {
 func (o *rolloutOptions) command(use, short, long, example string, run func(ctx context.Context, cmd *cobra.Command, client *rest.RESTClient) error) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: use + " [MESH]", Short: short, Long: long, Example: example,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 1 {
-				return seeHelp(cmd, fmt.Errorf("%s takes at most one MESH, and was given %d", cmd.CommandPath(), len(args)))
-			}
-			return nil
-		},
-		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-			if len(args) > 0 {
-				return nil, cobra.ShellCompDirectiveNoFileComp
-			}
-			return o.access.completeNames(cmd, "meshes", nil)
-		},
+		Args: atMostOne("MESH"), ValidArgsFunction: o.access.completeMesh,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.mesh = v1alpha1.DefaultName
 			if len(args) > 0 {

@@ -78,18 +78,7 @@ are added to it, and not taken away.`,
 
   # Control planes that are behind, and since when
   vmesh status production -o json | jq -r '.controlPlanes[] | select(.state != "InStep") | "\(.name) \(.state) \(.behindSince)"'`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 1 {
-				return seeHelp(cmd, fmt.Errorf("%s takes at most one MESH, and was given %d", cmd.CommandPath(), len(args)))
-			}
-			return nil
-		},
-		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-			if len(args) > 0 {
-				return nil, cobra.ShellCompDirectiveNoFileComp
-			}
-			return o.access.completeNames(cmd, "meshes", nil)
-		},
+		Args: atMostOne("MESH"), ValidArgsFunction: o.access.completeMesh,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !slices.Contains([]string{"", "wide", "json", "yaml"}, o.output) {
 				return fmt.Errorf("--output: %q is none of wide, json and yaml", o.output)

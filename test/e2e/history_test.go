@@ -21,7 +21,6 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 	"github.com/vmesh-io/vmesh/pkg/apiserver"
 	"github.com/vmesh-io/vmesh/test/e2e/rawapi"
-	"github.com/vmesh-io/vmesh/test/harness"
 )
 
 // vmeshAs runs the program in a virtual cluster, and returns all that it says, and its exit code.
@@ -340,15 +339,7 @@ func sendAs(t *testing.T, who *tenant, method, path, body string) {
 func TestTwoServersOnOneEtcdHaveOneHistory(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	etcd, err := harness.StartEtcd(t.Context(), harness.EtcdOptions{Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := etcd.Kill(); err != nil {
-			t.Error(err)
-		}
-	})
+	etcd := ownEtcd(t, dir)
 	var servers []*server
 	for i := range 2 {
 		s, err := startServer(filepath.Join(dir, fmt.Sprint("server-", i)), func(o *apiserver.Options) {

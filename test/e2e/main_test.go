@@ -297,3 +297,18 @@ func virtualService(name string) string {
 func virtualServices(namespace string) string {
 	return "/apis/networking.istio.io/v1/namespaces/" + namespace + "/virtualservices"
 }
+
+// ownEtcd starts an etcd for servers of the test's own.
+func ownEtcd(t *testing.T, dir string) *harness.Etcd {
+	t.Helper()
+	etcd, err := harness.StartEtcd(t.Context(), harness.EtcdOptions{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := etcd.Kill(); err != nil {
+			t.Error(err)
+		}
+	})
+	return etcd
+}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/vmesh-io/vmesh/pkg/apiserver"
 	"github.com/vmesh-io/vmesh/test/e2e/rawapi"
-	"github.com/vmesh-io/vmesh/test/harness"
 )
 
 // TestOfManyWhoClaimTheSameThroughTwoServersOneWins lets two servers on one etcd be asked
@@ -17,15 +16,7 @@ import (
 func TestOfManyWhoClaimTheSameThroughTwoServersOneWins(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	etcd, err := harness.StartEtcd(t.Context(), harness.EtcdOptions{Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := etcd.Kill(); err != nil {
-			t.Error(err)
-		}
-	})
+	etcd := ownEtcd(t, dir)
 	var servers []*rawapi.Client
 	for i := range 2 {
 		s, err := startServer(filepath.Join(dir, fmt.Sprint("server-", i)), func(o *apiserver.Options) { o.Etcd.Servers = []string{etcd.URL} })

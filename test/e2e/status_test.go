@@ -93,15 +93,7 @@ func shows(m *v1alpha1.Mesh, want string, servers int) error {
 func TestAMeshShowsTheControlPlanesOfAllServers(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	etcd, err := harness.StartEtcd(t.Context(), harness.EtcdOptions{Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := etcd.Kill(); err != nil {
-			t.Error(err)
-		}
-	})
+	etcd := ownEtcd(t, dir)
 	one, err := startServer(filepath.Join(dir, "one"), func(o *apiserver.Options) { o.Etcd.Servers = []string{etcd.URL} })
 	if err != nil {
 		t.Fatal(err)
