@@ -27,6 +27,7 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/pki"
 	"github.com/vmesh-io/vmesh/test/e2e/rawapi"
 	"github.com/vmesh-io/vmesh/test/harness"
+	"github.com/vmesh-io/vmesh/test/leak"
 )
 
 // shared is the server of all tests that need none of their own. Each makes virtual
@@ -71,7 +72,7 @@ func run(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	// What goes on is upstream's and lasts as long as the process.
-	return code, goleak.Find(
+	return code, leak.Find(
 		goleak.IgnoreTopFunction("k8s.io/klog/v2.(*flushDaemon).run.func1"),
 		goleak.IgnoreAnyFunction("k8s.io/apimachinery/pkg/util/wait.Forever"),
 		goleak.IgnoreAnyFunction("gopkg.in/natefinch/lumberjack%2ev2.(*Logger).millRun"),
