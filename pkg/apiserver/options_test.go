@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/vmesh-io/vmesh/pkg/storage/embedded"
+	"github.com/vmesh-io/vmesh/test/harness"
 )
 
 func TestOptionsAreRefusedWithTheirFlag(t *testing.T) {
@@ -219,12 +220,11 @@ func TestDrainEndsAfterTheShutdownPeriod(t *testing.T) {
 
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := harness.FreePorts(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return ports[0]
 }
 
 func TestAnEmbeddedEtcdThatFailsSaysWhatToDo(t *testing.T) {

@@ -125,8 +125,8 @@ func FreePorts(n int) ([]int, error) {
 	return ports, nil
 }
 
-// freePortRange is FreePorts for n ports side by side, of which it returns the first.
-func freePortRange(n int) (int, error) {
+// FreePortRange is FreePorts for n ports side by side, of which it returns the first.
+func FreePortRange(n int) (int, error) {
 	var last error
 	for range 100 {
 		first := firstPort + rand.IntN(endPort-firstPort-n)
