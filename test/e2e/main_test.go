@@ -97,7 +97,7 @@ func startServer(dataDir string, adjust ...func(*apiserver.Options)) (*server, e
 		return nil, err
 	}
 	options.DataDir, options.SecurePort, options.XDSAddress = dataDir, ports[0], fmt.Sprintf("127.0.0.1:%d", ports[1])
-	options.ShutdownPeriod = 5 * time.Second
+	options.ShutdownPeriod = 30 * time.Second
 	for _, a := range adjust {
 		a(options)
 	}
@@ -122,8 +122,8 @@ func startServer(dataDir string, adjust ...func(*apiserver.Options)) (*server, e
 		cancel()
 		vmesh.Close()
 		return nil, fmt.Errorf("the server ended: %w", err)
-	case <-time.After(time.Minute):
-		return nil, errors.Join(errors.New("the server is not ready after a minute"), stop())
+	case <-time.After(3 * time.Minute):
+		return nil, errors.Join(errors.New("the server is not ready after three minutes"), stop())
 	}
 	root, err := clientcmd.BuildConfigFromFlags("", options.AdminKubeconfig())
 	if err != nil {
@@ -278,7 +278,7 @@ func eventually(t *testing.T, check func() error) {
 	t.Helper()
 	poll := time.NewTicker(10 * time.Millisecond)
 	defer poll.Stop()
-	for deadline := time.Now().Add(30 * time.Second); ; <-poll.C {
+	for deadline := time.Now().Add(time.Minute); ; <-poll.C {
 		err := check()
 		if err == nil {
 			return

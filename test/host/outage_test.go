@@ -44,7 +44,7 @@ func TestWithoutTheHostsAuthorizationItsUsersWaitAndOthersGoOn(t *testing.T) {
 	if code, body := answer(t, shared.vmesh, proxy, "late", inside); code != http.StatusServiceUnavailable || !strings.Contains(body, "the host cluster's authorization API does not answer") {
 		t.Errorf("somebody who has not asked before: %d %s", code, body)
 	}
-	eventually(t, 15*time.Second, func() error {
+	eventually(t, time.Minute, func() error {
 		if code, body := answer(t, shared.vmesh, proxy, "otto", inside); code != http.StatusServiceUnavailable {
 			return fmt.Errorf("after %s otto is answered %d %s", time.Since(asked), code, body)
 		}

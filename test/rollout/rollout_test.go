@@ -40,7 +40,7 @@ func start(ctx context.Context, t *testing.T) *mesh {
 	m := &mesh{t: t, dataDir: filepath.Join(dir, "vmesh"), istiods: map[string]*harness.Istiod{}, clients: map[string]*traffic.Client{}}
 	stop := func(stop func(context.Context) error) {
 		t.Cleanup(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			if err := stop(ctx); err != nil {
 				t.Error(err)

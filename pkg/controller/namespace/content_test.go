@@ -71,7 +71,7 @@ func (r refusing) Validate(_ context.Context, a admission.Attributes, _ admissio
 // is not to go. When the namespace's conditions are as wanted, letGo lets it; without, the
 // labels are taken away.
 func staysWhileItHoldsOne(t *testing.T, labels map[string]string, admit admission.Interface, letGo func(), wanted map[corev1.NamespaceConditionType]string) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	etcd, err := embedded.Start(ctx, embedded.Config{Dir: t.TempDir()})
 	if err != nil {
