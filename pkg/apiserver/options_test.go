@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -200,20 +201,22 @@ func TestDrainEndsAfterTheShutdownPeriod(t *testing.T) {
 		{"a request that does not end", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			o := NewOptions()
-			o.ShutdownPeriod = 50 * time.Millisecond
-			ctx, cancel := context.WithCancel(context.Background())
-			cancel()
-			ended := make(chan struct{})
-			end := sync.OnceFunc(func() { close(ended) })
-			defer end()
-			if c.ends {
-				end()
-			}
-			err := (&Server{options: o}).drain(ctx, func(context.Context) error { <-ended; return nil })
-			if cut := err != nil && strings.Contains(err.Error(), "--shutdown-period"); cut == c.ends {
-				t.Errorf("it ended with %v", err)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				o := NewOptions()
+				o.ShutdownPeriod = time.Minute
+				ctx, cancel := context.WithCancel(t.Context())
+				cancel()
+				ended := make(chan struct{})
+				end := sync.OnceFunc(func() { close(ended) })
+				defer end()
+				if c.ends {
+					end()
+				}
+				err := (&Server{options: o}).drain(ctx, func(context.Context) error { <-ended; return nil })
+				if cut := err != nil && strings.Contains(err.Error(), "--shutdown-period"); cut == c.ends {
+					t.Errorf("it ended with %v", err)
+				}
+			})
 		})
 	}
 }
