@@ -131,7 +131,7 @@ func TestWatchesThroughTheHostStream(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, config.Host+"/apis/networking.istio.io/v1/virtualservices?watch=true&resourceVersion=0", nil)
 	if err != nil {

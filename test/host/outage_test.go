@@ -32,7 +32,7 @@ func TestWithoutTheHostsAuthorizationItsUsersWaitAndOthersGoOn(t *testing.T) {
 	}
 	asked := time.Now()
 
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	if err := shared.host.Stop(ctx); err != nil {
 		t.Fatal(err)
@@ -105,7 +105,7 @@ func TestWithoutVmeshANamespaceOfTheHostWaitsForIt(t *testing.T) {
 	p := viewUser(t)
 	by(t, shared.admin, "", "create", "namespace", "waiting")
 	p.does(t, virtualService("waiting", "survivor", "a.example"), "apply", "-f", "-")
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	if err := shared.vmesh.Stop(ctx); err != nil {
 		t.Fatal(err)
