@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,16 +19,16 @@ import (
 
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 	"github.com/vmesh-io/vmesh/pkg/apiserver"
+	"github.com/vmesh-io/vmesh/test/harness"
 )
 
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := harness.FreePorts(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return ports[0]
 }
 
 // TestCheckTellsOfAChangeBeforeItIsMade asks a real server.
@@ -56,8 +55,8 @@ func TestCheckTellsOfAChangeBeforeItIsMade(t *testing.T) {
 	case <-ready:
 	case err := <-done:
 		t.Fatal(err)
-	case <-time.After(time.Minute):
-		t.Fatal("the server is not ready after a minute")
+	case <-time.After(3 * time.Minute):
+		t.Fatal("the server is not ready after three minutes")
 	}
 	config, err := clientcmd.BuildConfigFromFlags("", options.AdminKubeconfig())
 	if err != nil {
@@ -108,7 +107,7 @@ func TestCheckTellsOfAChangeBeforeItIsMade(t *testing.T) {
 		{"another root namespace", []string{"-f", file("mesh", `{"apiVersion":"vmesh.io/v1alpha1","kind":"Mesh","metadata":{"name":"default"},"spec":{"rootNamespace":"mesh"}}`)}, 0, nil},
 		{"what the server refuses", []string{"-f", file("odd", vc("bank", `{"namespaces":["BANK"]}`))}, 1, []string{"spec.virtualClusters[0].namespaces[0]"}},
 	} {
-		deadline := time.Now().Add(5 * time.Second)
+		deadline := time.Now().Add(time.Minute)
 		for {
 			out, err := run(append([]string{"check", "--kubeconfig", options.AdminKubeconfig()}, c.args...)...)
 			code := 0

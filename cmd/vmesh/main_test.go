@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -152,13 +153,15 @@ func TestProgressIsToldOnlyOfWhatTakesLong(t *testing.T) {
 		{"a slow start", 100 * time.Millisecond, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var out bytes.Buffer
-			ctx, cancel := context.WithTimeout(context.Background(), c.took)
-			defer cancel()
-			tellProgress(ctx, &out, 10*time.Millisecond, 10*time.Millisecond, func() string { return "etcd does not answer" })
-			if told := strings.Contains(out.String(), "etcd does not answer"); told != c.told {
-				t.Errorf("told %q", out.String())
-			}
+			synctest.Test(t, func(t *testing.T) {
+				var out bytes.Buffer
+				ctx, cancel := context.WithTimeout(t.Context(), c.took)
+				defer cancel()
+				tellProgress(ctx, &out, 10*time.Millisecond, 10*time.Millisecond, func() string { return "etcd does not answer" })
+				if told := strings.Contains(out.String(), "etcd does not answer"); told != c.told {
+					t.Errorf("told %q", out.String())
+				}
+			})
 		})
 	}
 }

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"os"
 	"slices"
@@ -13,6 +15,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/transport"
@@ -41,32 +44,46 @@ func TestCertificatesAreRenewedWhileTheServerRuns(t *testing.T) {
 	o := NewOptions()
 	o.DataDir, o.XDSAddress, o.SecurePort = t.TempDir(), "", freePort(t)
 	// What takes years takes seconds here: the authorities change once and a half.
-	o.lifetimes = lifetimes{authority: 12 * time.Second, serving: 3 * time.Second, admin: 4 * time.Second, every: 50 * time.Millisecond}
-	root, stop := start(t, o)
+	o.lifetimes = lifetimes{authority: 24 * time.Second, serving: 6 * time.Second, admin: 8 * time.Second, every: 50 * time.Millisecond}
+	_, stop := start(t, o)
 	defer stop()
-	begun := time.Now()
-	watch, err := in(t, root, "default").CoreV1().ConfigMaps("default").Watch(ctx, metav1.ListOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	var root *rest.Config
+	var watch watch.Interface
+	eventually(t, "a watch begins", func() bool { // a busy machine may have taken longer to start than certificates last
+		var err error
+		if root, err = clientcmd.BuildConfigFromFlags("", o.AdminKubeconfig()); err != nil {
+			return false
+		}
+		watch, err = in(t, root, "default").CoreV1().ConfigMaps("default").Watch(ctx, metav1.ListOptions{})
+		return err == nil
+	})
 	defer watch.Stop()
-	ended := make(chan time.Duration, 1)
+	begun := time.Now()
+	first := leafOf(t, root)
+	ended := make(chan time.Time, 1)
 	go func() {
 		for range watch.ResultChan() {
 		}
-		ended <- time.Since(begun)
+		ended <- time.Now()
 	}()
 
 	serving, admins, authorities := map[string]bool{}, map[string]bool{}, map[string]bool{}
-	if err := wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+	late := time.Now()
+	if err := wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, 4*time.Minute, true, func(ctx context.Context) (bool, error) {
 		// As kubectl, which reads its file each time.
 		config, err := clientcmd.BuildConfigFromFlags("", o.AdminKubeconfig())
 		if err != nil {
 			return false, err
 		}
 		if _, err := in(t, fresh(config), "").CoreV1().Namespaces().List(ctx, metav1.ListOptions{}); err != nil {
+			// A machine that is busy for seconds lets certificates of seconds end. They are renewed all the same.
+			var expired x509.CertificateInvalidError
+			if (errors.As(err, &expired) && expired.Reason == x509.Expired || time.Now().After(leafOf(t, config).NotAfter)) && time.Since(late) < time.Minute {
+				return false, nil
+			}
 			return false, err
 		}
+		late = time.Now()
 		connection, err := tls.Dial("tcp", config.Host[len("https://"):], &tls.Config{InsecureSkipVerify: true})
 		if err != nil {
 			return false, err
@@ -74,29 +91,37 @@ func TestCertificatesAreRenewedWhileTheServerRuns(t *testing.T) {
 		peers := connection.ConnectionState().PeerCertificates
 		serving[string(peers[0].Raw)], authorities[peers[0].Issuer.CommonName] = true, true
 		admins[string(config.CertData)] = true
-		return time.Since(begun) > 14*time.Second, connection.Close()
+		enough := len(serving) >= 4 && len(admins) >= 3 && len(authorities) >= 2
+		return enough && time.Since(begun) > o.lifetimes.authority+2*time.Second, connection.Close()
 	}); err != nil {
-		t.Fatal(err)
-	}
-	if len(serving) < 4 || len(admins) < 3 || len(authorities) < 2 {
-		t.Errorf("in fourteen seconds there were %d serving certificates, %d of the administrator, signed by %d authorities", len(serving), len(admins), len(authorities))
+		t.Fatalf("%v: there were %d serving certificates, %d of the administrator, signed by %d authorities", err, len(serving), len(admins), len(authorities))
 	}
 	select {
-	case after := <-ended:
-		// The serving certificate was renewed after two seconds, and that did not end it.
-		if after < 2500*time.Millisecond || after > 6*time.Second {
-			t.Errorf("the watch has ended after %s", after)
+	case at := <-ended:
+		// The serving certificate was renewed before, and that did not end it.
+		if early := first.NotAfter.Sub(at); early > time.Second {
+			t.Errorf("the watch has ended %s before its certificate", early)
 		}
-	default:
+	case <-time.After(30 * time.Second):
 		t.Error("the watch goes on though its certificate has expired")
 	}
 	if _, err := in(t, fresh(root), "").CoreV1().Namespaces().List(ctx, metav1.ListOptions{}); err == nil {
 		t.Error("the first kubeconfig is good though its certificate and its authority have ended")
 	}
-	events, err := in(t, adminOf(t, o), "").CoreV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=serving"})
-	if err != nil || len(events.Items) == 0 || events.Items[0].Reason != "Renewed" {
-		t.Errorf("the events are %v, %v", events, err)
+	eventually(t, "there are events", func() bool {
+		events, err := in(t, adminOf(t, o), "").CoreV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=serving"})
+		return err == nil && len(events.Items) > 0 && events.Items[0].Reason == "Renewed"
+	})
+}
+
+// leafOf is the client certificate of an access.
+func leafOf(t *testing.T, config *rest.Config) *x509.Certificate {
+	t.Helper()
+	leaf, ok := parseLeaf(config.CertData)
+	if !ok {
+		t.Fatalf("%q is no certificate", config.CertData)
 	}
+	return leaf
 }
 
 func adminOf(t *testing.T, o *Options) *rest.Config {
@@ -158,7 +183,7 @@ func TestTheAdministratorsKubeconfigOutlivesRestartsAndIsReplacedWhenRevoked(t *
 	if err := kubeconfigs(root).Do(ctx).Error(); err == nil {
 		t.Error("it is good though it was revoked, over the connection that was open")
 	}
-	if err := wait.PollUntilContextTimeout(ctx, 20*time.Millisecond, 10*time.Second, true, func(ctx context.Context) (bool, error) {
+	if err := wait.PollUntilContextTimeout(ctx, 20*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
 		now, err := os.ReadFile(o.AdminKubeconfig())
 		return !bytes.Equal(now, first), err
 	}); err != nil {
@@ -185,13 +210,13 @@ func TestAnAuthorityThatIsReplacedIsNotTrustedByTheRunningServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	// What was verified a moment ago is verified again after ten seconds.
-	if err := wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, 20*time.Second, true, func(ctx context.Context) (bool, error) {
+	if err := wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
 		_, err := in(t, root, "").CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
 		return err != nil, nil
 	}); err != nil {
 		t.Error("the old administrator is let in")
 	}
-	if err := wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, 20*time.Second, true, func(ctx context.Context) (bool, error) {
+	if err := wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
 		_, err := in(t, adminOf(t, o), "").CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
 		return err == nil, nil
 	}); err != nil {

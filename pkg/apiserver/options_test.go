@@ -12,11 +12,13 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/spf13/pflag"
 
 	"github.com/vmesh-io/vmesh/pkg/storage/embedded"
+	"github.com/vmesh-io/vmesh/test/harness"
 )
 
 func TestOptionsAreRefusedWithTheirFlag(t *testing.T) {
@@ -199,32 +201,33 @@ func TestDrainEndsAfterTheShutdownPeriod(t *testing.T) {
 		{"a request that does not end", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			o := NewOptions()
-			o.ShutdownPeriod = 50 * time.Millisecond
-			ctx, cancel := context.WithCancel(context.Background())
-			cancel()
-			ended := make(chan struct{})
-			end := sync.OnceFunc(func() { close(ended) })
-			defer end()
-			if c.ends {
-				end()
-			}
-			err := (&Server{options: o}).drain(ctx, func(context.Context) error { <-ended; return nil })
-			if cut := err != nil && strings.Contains(err.Error(), "--shutdown-period"); cut == c.ends {
-				t.Errorf("it ended with %v", err)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				o := NewOptions()
+				o.ShutdownPeriod = time.Minute
+				ctx, cancel := context.WithCancel(t.Context())
+				cancel()
+				ended := make(chan struct{})
+				end := sync.OnceFunc(func() { close(ended) })
+				defer end()
+				if c.ends {
+					end()
+				}
+				err := (&Server{options: o}).drain(ctx, func(context.Context) error { <-ended; return nil })
+				if cut := err != nil && strings.Contains(err.Error(), "--shutdown-period"); cut == c.ends {
+					t.Errorf("it ended with %v", err)
+				}
+			})
 		})
 	}
 }
 
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := harness.FreePorts(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return ports[0]
 }
 
 func TestAnEmbeddedEtcdThatFailsSaysWhatToDo(t *testing.T) {

@@ -40,8 +40,8 @@ func start(t *testing.T, o *Options) (*rest.Config, func()) {
 	case <-ready:
 	case err := <-ended:
 		t.Fatalf("the server ended before it was ready: %v", err)
-	case <-time.After(time.Minute):
-		t.Fatal("the server was not ready within a minute")
+	case <-time.After(3 * time.Minute):
+		t.Fatal("the server was not ready within three minutes")
 	}
 	config, err := clientcmd.BuildConfigFromFlags("", o.AdminKubeconfig())
 	if err != nil {
@@ -125,7 +125,7 @@ func TestVirtualClustersFollowTheirSurroundings(t *testing.T) {
 	o.DataDir, o.XDSAddress, o.SecurePort = t.TempDir(), "", freePort(t)
 	eventually := func(what string, is func() bool) {
 		t.Helper()
-		if err := wait.PollUntilContextTimeout(ctx, 20*time.Millisecond, 10*time.Second, true,
+		if err := wait.PollUntilContextTimeout(ctx, 20*time.Millisecond, time.Minute, true,
 			func(context.Context) (bool, error) { return is(), nil }); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}

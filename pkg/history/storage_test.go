@@ -22,10 +22,11 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
 	"github.com/vmesh-io/vmesh/pkg/storage/embedded"
 	"github.com/vmesh-io/vmesh/pkg/storage/logical"
+	"github.com/vmesh-io/vmesh/test/leak"
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m,
+	leak.VerifyTestMain(m,
 		goleak.IgnoreAnyFunction("k8s.io/apiserver/pkg/storage/cacher.(*watchCache).waitUntilFreshLocked.func2"),
 		goleak.IgnoreTopFunction("k8s.io/apiserver/pkg/storage/cacher.(*watchCache).waitUntilFreshLocked.func1"),
 	)
@@ -422,7 +423,7 @@ func TestAWriterThatWritesMuchIsPrunedMeanwhile(t *testing.T) {
 	for i := range 200 {
 		s.must(s.create("shop", fmt.Sprint("x", i), "1"))
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		n := len(s.history("shop"))
 		if n <= bounds.Changes+bounds.Changes/8 {
 			break

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/vmesh-io/vmesh/pkg/sync/snapshot"
+	"github.com/vmesh-io/vmesh/test/leak"
 )
 
 // cacheWriterDir makes the test binary a process that writes a cache until it is killed.
@@ -80,7 +81,7 @@ func TestARelayThatIsKilledHasAllThatItServed(t *testing.T) {
 	dir := t.TempDir()
 	rnd := rand.New(rand.NewPCG(3, 3))
 	last := 0
-	for kill := range 4 {
+	for round := range 4 {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestWriteCacheUntilKilled$")
 		cmd.Env = append(os.Environ(), cacheWriterDir+"="+dir)
 		out, err := cmd.StdoutPipe()
@@ -90,16 +91,20 @@ func TestARelayThatIsKilledHasAllThatItServed(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		// Past the first second, in which the file comes to be, and into the writing anew of long logs.
-		timer := time.AfterFunc(300*time.Millisecond+rand.N(700*time.Millisecond)+time.Duration(rnd.IntN(2))*time.Second, func() { _ = cmd.Process.Kill() })
+		kill := func() { _ = cmd.Process.Kill() }
+		timer := time.AfterFunc(time.Minute, kill)
 		lines := bufio.NewScanner(out)
 		first, put := true, 0
 		for lines.Scan() {
 			if _, err := fmt.Sscanf(lines.Text(), "put %d", &put); err == nil {
-				if first && kill > 0 && put < last {
-					t.Errorf("kill %d: it went on at %d, and %d was put before", kill, put, last)
+				if first && round > 0 && put < last {
+					t.Errorf("kill %d: it went on at %d, and %d was put before", round, put, last)
 				}
-				first = false
+				if first {
+					// From the first write on, and into the writing anew of long logs.
+					first = false
+					timer.Reset(300*time.Millisecond + time.Duration(rnd.IntN(1700))*time.Millisecond)
+				}
 			} else if strings.HasPrefix(lines.Text(), "---") {
 				t.Fatal(lines.Text())
 			}
@@ -108,21 +113,21 @@ func TestARelayThatIsKilledHasAllThatItServed(t *testing.T) {
 		_ = cmd.Wait()
 		file, err := os.ReadFile(filepath.Join(dir, cacheFile))
 		if err != nil {
-			t.Fatalf("kill %d: %v", kill, err)
+			t.Fatalf("kill %d: %v", round, err)
 		}
 		c, err := readCache(file, "east", meshKinds(), 2)
 		if err != nil {
-			t.Fatalf("kill %d: %v", kill, err)
+			t.Fatalf("kill %d: %v", round, err)
 		}
 		if got := counterOf(t, c.state); got < put || put == 0 {
-			t.Errorf("kill %d: the cache has %d, and %d was put", kill, got, put)
+			t.Errorf("kill %d: the cache has %d, and %d was put", round, got, put)
 		}
 		last = put
 	}
 }
 
 func TestALongLogIsWrittenAnew(t *testing.T) {
-	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	defer leak.VerifyNone(t, goleak.IgnoreCurrent())
 	dir := t.TempDir()
 	kinds := meshKinds()
 	ctx, cancel := context.WithCancel(t.Context())

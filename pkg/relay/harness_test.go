@@ -16,7 +16,7 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/sync/snapshot"
 )
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // marshalled is a resource as vmesh sends it.
 func marshalled(t testing.TB, name, text string) (version string, body []byte) {

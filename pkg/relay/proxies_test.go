@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/vmesh-io/vmesh/test/leak"
 )
 
 const listenerType, clusterType = "type.googleapis.com/envoy.config.listener.v3.Listener", "type.googleapis.com/envoy.config.cluster.v3.Cluster"
@@ -114,7 +116,7 @@ func TestAnIstiodWithoutDebugPagesIsSaidToBeSo(t *testing.T) {
 }
 
 func TestRunReportsTheVersionThatWasAcknowledged(t *testing.T) {
-	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	defer leak.VerifyNone(t, goleak.IgnoreCurrent())
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `[{"proxy":"a"}]`) }))
 	defer server.Close()
 	p, err := NewPoller(server.URL)

@@ -28,6 +28,8 @@ import (
 
 	"github.com/vmesh-io/vmesh/pkg/sync/snapshot"
 	"github.com/vmesh-io/vmesh/pkg/sync/xds"
+	"github.com/vmesh-io/vmesh/test/harness"
+	"github.com/vmesh-io/vmesh/test/leak"
 )
 
 // vmeshes are xDS servers of one mesh, "east", which come and go.
@@ -86,7 +88,12 @@ func newVmeshes(t testing.TB) (*vmeshes, Identity) {
 func (v *vmeshes) start(address string, options xds.Options) string {
 	v.t.Helper()
 	if address == "" {
-		address = "127.0.0.1:0"
+		// Not one that the kernel may give to the relay's next connection while nothing listens.
+		ports, err := harness.FreePorts(1)
+		if err != nil {
+			v.t.Fatal(err)
+		}
+		address = fmt.Sprintf("127.0.0.1:%d", ports[0])
 	}
 	var l net.Listener
 	eventually(v.t, "the port", func() (free bool) {
@@ -155,16 +162,6 @@ func (v *vmeshes) acknowledged(address string) bool {
 		}
 	}
 	return len(relays) > 0
-}
-
-func freePort(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // startRelay runs a relay until stop is called, or the test ends.
@@ -283,14 +280,22 @@ func (i *istiod) expect(want string) {
 }
 
 func options(t testing.TB, identity Identity, upstream ...string) *Options {
+	t.Helper()
+	base, err := harness.FreePortRange(4) // as many as any test has shards
+	if err != nil {
+		t.Fatal(err)
+	}
 	o := NewOptions()
-	o.Upstream, o.Identity, o.CacheDir, o.ListenBase, o.Shards = upstream, identity, t.TempDir(), freePort(t), "1"
+	o.Upstream, o.Identity, o.CacheDir, o.ListenBase, o.Shards = upstream, identity, t.TempDir(), fmt.Sprintf("127.0.0.1:%d", base), "1"
 	return o
 }
 
+// soon is a moment, by far the most of which a busy machine may need.
+const soon = 15 * time.Second
+
 func leaks(t *testing.T) {
 	ignore := goleak.IgnoreCurrent()
-	t.Cleanup(func() { goleak.VerifyNone(t, ignore) })
+	t.Cleanup(func() { leak.VerifyNone(t, ignore) })
 }
 
 func TestIstiodIsServedFromTheCacheWhileNoVmeshAnswers(t *testing.T) {
@@ -320,7 +325,7 @@ func TestIstiodIsServedFromTheCacheWhileNoVmeshAnswers(t *testing.T) {
 	v.start(address, xds.Options{})
 	began := time.Now()
 	second.expect("ns/b=2 ns/c=3")
-	if took := time.Since(began); took > time.Second {
+	if took := time.Since(began); took > soon {
 		t.Errorf("it took %s after vmesh's return", took)
 	}
 	eventually(t, "the relay to be in step", r.isInStep)
@@ -392,7 +397,7 @@ func TestAnotherVmeshTakesOverWithoutAGap(t *testing.T) {
 		v.put("ns/a", text)
 		began := time.Now()
 		i.expect("ns/a=" + text)
-		if took := time.Since(began); took > time.Second {
+		if took := time.Since(began); took > soon {
 			t.Errorf("failing over took %s", took)
 		}
 		v.start(next, xds.Options{})
@@ -431,7 +436,6 @@ func TestWhatAutoHasChosenStays(t *testing.T) {
 	v.put("ns/a", "1")
 	o := options(t, identity, v.start("", xds.Options{}))
 	o.Shards, o.WriteMeshConfig = "auto", filepath.Join(t.TempDir(), "mesh.yaml")
-	o.ListenBase = "127.0.0.1:" + fmt.Sprint(20000+os.Getpid()%10000)
 	if _, err := MeshConfig(o); err != ErrNoShards {
 		t.Errorf("before the choice: got %v", err)
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 	"github.com/vmesh-io/vmesh/pkg/sync/snapshot"
+	"github.com/vmesh-io/vmesh/test/leak"
 )
 
 // store stands for the storage: it tells observers what it holds.
@@ -86,7 +87,7 @@ func virtualService(t testing.TB, cluster, namespace, name, destination string) 
 
 func eventually(t testing.TB, what string, met func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !met(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !met(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for %s", what)
 		}
@@ -132,7 +133,7 @@ func TestIstiodsOwnClient(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Errorf("Run: %v", err)
 		}
-		goleak.VerifyNone(t, leaks,
+		leak.VerifyNone(t, leaks,
 			goleak.IgnoreAnyFunction("istio.io/istio/pilot/pkg/config/memory.(*Controller).Run"),
 			goleak.IgnoreAnyFunction("istio.io/istio/pkg/queue.(*queueImpl).Run"),
 			goleak.IgnoreAnyFunction("istio.io/istio/pkg/kube/krt.(*processorListener[...]).run"))

@@ -199,7 +199,7 @@ func istioctlAnalyze(t *testing.T, args ...string) []v1alpha1.Finding {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, istioctl, append([]string{"analyze", "-A", "-o", "json"}, args...)...)
 	var stderr bytes.Buffer

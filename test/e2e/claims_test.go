@@ -104,7 +104,7 @@ func TestWhatIsNotAllowedAnyMoreIsHeldBackAndTold(t *testing.T) {
 		return nil
 	})
 	admin := shared.options.AdminKubeconfig()
-	if out, err := harness.Kubectl(t.Context(), admin, "", "wait", "--for=condition=Conforming=False", "virtualcluster/held-shop", "--timeout=10s"); err != nil {
+	if out, err := harness.Kubectl(t.Context(), admin, "", "wait", "--for=condition=Conforming=False", "virtualcluster/held-shop", "--timeout=60s"); err != nil {
 		t.Errorf("%s%v", out, err)
 	}
 	if out, err := harness.Kubectl(t.Context(), admin, "", "get", "virtualcluster", "held-shop", "-o", "wide"); err != nil || !strings.Contains(out, "HELD BACK") || !strings.Contains(out, `["shop.example.com"]`) {
@@ -132,7 +132,7 @@ func TestWhatIsNotAllowedAnyMoreIsHeldBackAndTold(t *testing.T) {
 		}
 		return nil
 	})
-	if out, err := harness.Kubectl(t.Context(), admin, "", "wait", "--for=condition=Conforming", "virtualcluster/held-shop", "virtualcluster/held-bank", "--timeout=10s"); err != nil {
+	if out, err := harness.Kubectl(t.Context(), admin, "", "wait", "--for=condition=Conforming", "virtualcluster/held-shop", "virtualcluster/held-bank", "--timeout=60s"); err != nil {
 		t.Errorf("%s%v", out, err)
 	}
 }

@@ -60,7 +60,7 @@ func holds(t *testing.T, dataDir, text string) bool {
 }
 
 func TestKeysAreRotatedWhileTheServerRuns(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	dir := t.TempDir()
 	dataDir, file := filepath.Join(dir, "data"), filepath.Join(dir, "encryption.yaml")

@@ -162,7 +162,7 @@ func TestNoWayToWriteIsAWayAround(t *testing.T) {
 	refused(t, do(t, mallory.raw, http.MethodPost, list, strings.Replace(bad, `"name":"a"`, `"generateName":"b-"`, 1)), want, `"bank"`)
 	refused(t, do(t, mallory.raw, http.MethodPatch, list+"/a", `{"metadata":{"annotations":{"internal.istio.io/route-semantics":"gateway"}}}`), want, "internal.istio.io/route-semantics")
 
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	manifest := strings.Replace(bad, `"name":"a"`, `"name":"a","namespace":"mallory"`, 1)
 	for _, how := range [][]string{{"apply", "-f", "-"}, {"apply", "--server-side", "--force-conflicts", "-f", "-"}, {"create", "-f", "-"}, {"replace", "--force", "-f", "-"}} {

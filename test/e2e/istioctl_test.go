@@ -172,7 +172,7 @@ func TestIstioctlAnalyzesAVirtualCluster(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, istioctl, "analyze", "-A", "--kubeconfig", tenant.kubeconfig).CombinedOutput()
 	if want := "[IST0101] (VirtualService shop/a) Referenced gateway not found"; !strings.Contains(string(out), want) {

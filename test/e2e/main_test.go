@@ -27,6 +27,7 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/pki"
 	"github.com/vmesh-io/vmesh/test/e2e/rawapi"
 	"github.com/vmesh-io/vmesh/test/harness"
+	"github.com/vmesh-io/vmesh/test/leak"
 )
 
 // shared is the server of all tests that need none of their own. Each makes virtual
@@ -71,7 +72,7 @@ func run(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	// What goes on is upstream's and lasts as long as the process.
-	return code, goleak.Find(
+	return code, leak.Find(
 		goleak.IgnoreTopFunction("k8s.io/klog/v2.(*flushDaemon).run.func1"),
 		goleak.IgnoreAnyFunction("k8s.io/apimachinery/pkg/util/wait.Forever"),
 		goleak.IgnoreAnyFunction("gopkg.in/natefinch/lumberjack%2ev2.(*Logger).millRun"),
@@ -96,7 +97,7 @@ func startServer(dataDir string, adjust ...func(*apiserver.Options)) (*server, e
 		return nil, err
 	}
 	options.DataDir, options.SecurePort, options.XDSAddress = dataDir, ports[0], fmt.Sprintf("127.0.0.1:%d", ports[1])
-	options.ShutdownPeriod = 5 * time.Second
+	options.ShutdownPeriod = 30 * time.Second
 	for _, a := range adjust {
 		a(options)
 	}
@@ -121,8 +122,8 @@ func startServer(dataDir string, adjust ...func(*apiserver.Options)) (*server, e
 		cancel()
 		vmesh.Close()
 		return nil, fmt.Errorf("the server ended: %w", err)
-	case <-time.After(time.Minute):
-		return nil, errors.Join(errors.New("the server is not ready after a minute"), stop())
+	case <-time.After(3 * time.Minute):
+		return nil, errors.Join(errors.New("the server is not ready after three minutes"), stop())
 	}
 	root, err := clientcmd.BuildConfigFromFlags("", options.AdminKubeconfig())
 	if err != nil {
@@ -277,7 +278,7 @@ func eventually(t *testing.T, check func() error) {
 	t.Helper()
 	poll := time.NewTicker(10 * time.Millisecond)
 	defer poll.Stop()
-	for deadline := time.Now().Add(30 * time.Second); ; <-poll.C {
+	for deadline := time.Now().Add(time.Minute); ; <-poll.C {
 		err := check()
 		if err == nil {
 			return

@@ -158,7 +158,7 @@ func TestRandomOperationsAgreeWithAModel(t *testing.T) {
 
 // operate does one random operation on a cell and checks the answer.
 func (c *cell) operate(ctx context.Context, client *rawapi.Client, random *rand.Rand) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	send := func(method, path, contentType, body string) (*rawapi.Response, error) {
 		return client.Do(ctx, rawapi.Request{Method: method, Path: path, ContentType: contentType, Body: []byte(body)})

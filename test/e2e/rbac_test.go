@@ -320,7 +320,7 @@ func TestWatchesFollowDefaultRoles(t *testing.T) {
 		t.Fatal(err)
 	}
 	roles := client.RbacV1().ClusterRoles()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	yes := true
 	for name, options := range map[string]metav1.ListOptions{

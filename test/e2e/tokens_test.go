@@ -166,7 +166,7 @@ func TestTypedClientsGetTokensAndReviewThem(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	accounts := client.CoreV1().ServiceAccounts("default")
 	account, err := accounts.Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "typed"}}, metav1.CreateOptions{})

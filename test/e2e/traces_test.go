@@ -127,7 +127,7 @@ type traced struct {
 
 func startTraced(t *testing.T) *traced {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	dir := t.TempDir()
 	s := &traced{collector: startCollector(t), dir: dir, auditLog: filepath.Join(dir, "audit.log"), log: filepath.Join(dir, "server.log")}
@@ -179,7 +179,7 @@ func (s *traced) events(t *testing.T) []auditv1.Event {
 
 func send(t *testing.T, client *rawapi.Client, method, path, contentType, body string) *rawapi.Response {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	response, err := client.Do(ctx, rawapi.Request{Method: method, Path: path, ContentType: contentType, Body: []byte(body)})
 	if err != nil {

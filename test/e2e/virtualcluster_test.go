@@ -332,8 +332,9 @@ func TestCreatingAVirtualClusterIsQuick(t *testing.T) {
 			best = took
 		}
 	}
-	if best > 100*time.Millisecond {
-		t.Errorf("the quickest of 20 was ready for use after %v, want less than 100 ms", best)
+	// Generous: a machine of tests is busy with other things, too.
+	if best > 500*time.Millisecond {
+		t.Errorf("the quickest of 20 was ready for use after %v", best)
 	}
 }
 

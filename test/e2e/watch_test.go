@@ -95,7 +95,7 @@ func next(t *testing.T, events <-chan event) event {
 			t.Fatal("the watch ended")
 		}
 		return e
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("no event")
 	}
 	panic("unreachable")

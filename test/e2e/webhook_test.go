@@ -62,7 +62,7 @@ webhooks:
 
 func TestKubectlShowsWhatWebhooksSay(t *testing.T) {
 	tenant, other := newTenant(t, shared), newTenant(t, shared)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	client := startWebhook(t)
 	for kind, path := range map[string]string{"Mutating": "label", "Validating": "review"} {

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"k8s.io/client-go/rest"
@@ -105,36 +106,82 @@ func lockFile(path string) (unlock func(), err error) {
 	return func() { file.Close() }, nil
 }
 
-// FreePorts returns n loopback TCP ports that nothing listened on a moment ago. The kernel takes none of them for outgoing
-// connections, so a process that is restarted gets its own back.
+// FreePorts returns n loopback TCP ports that nothing listens on. The kernel takes none of them for outgoing connections, so
+// a process that is restarted gets its own back; nor are they given to another test's process before this one ends.
 func FreePorts(n int) ([]int, error) {
-	ports := make([]int, 0, n)
-	for tries := 0; len(ports) < n; tries++ {
-		port := firstPort + rand.IntN(endPort-firstPort)
-		// All listeners stay open until the end, so that no port is returned twice.
-		listener, err := net.Listen("tcp", loopback(port))
-		if err != nil {
-			if tries > 100*n {
-				return nil, fmt.Errorf("finding free ports: %w", err)
-			}
-			continue
-		}
-		defer listener.Close()
-		ports = append(ports, port)
+	first, err := FreePortRange(n)
+	if err != nil {
+		return nil, err
+	}
+	ports := make([]int, n)
+	for i := range ports {
+		ports[i] = first + i
 	}
 	return ports, nil
 }
 
-// freePortRange is FreePorts for n ports side by side, of which it returns the first.
-func freePortRange(n int) (int, error) {
+// FreePortRange is FreePorts for n ports side by side, of which it returns the first.
+func FreePortRange(n int) (int, error) {
+	return ports.take(n)
+}
+
+const firstPort, endPort = 10000, 32768 // Linux takes those of outgoing connections from there on
+
+// portBlock is this process's share of the ports. Others run tests at the same time, and a port is not listened on until the
+// program that it is for has started.
+type portBlock struct {
+	mu          sync.Mutex
+	lock        *os.File // held until the process ends
+	first, next int
+}
+
+const blockSize = 1024
+
+var ports portBlock
+
+func (b *portBlock) take(n int) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.claim(); err != nil {
+		return 0, fmt.Errorf("finding free ports: %w", err)
+	}
 	var last error
-	for range 100 {
-		first := firstPort + rand.IntN(endPort-firstPort-n)
+	for range blockSize {
+		if b.next+n > b.first+blockSize {
+			b.next = b.first
+		}
+		first := b.next
 		if last = listenOnAll(first, n); last == nil {
+			b.next += n
 			return first, nil
 		}
+		b.next++
 	}
 	return 0, fmt.Errorf("finding %d free ports side by side: %w", n, last)
+}
+
+// claim makes a block this process's own.
+func (b *portBlock) claim() error {
+	if b.lock != nil {
+		return nil
+	}
+	dir := filepath.Join(os.TempDir(), fmt.Sprintf("vmesh-test-ports-%d", os.Getuid()))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for _, i := range rand.Perm((endPort - firstPort) / blockSize) {
+		first := firstPort + i*blockSize
+		file, err := os.OpenFile(filepath.Join(dir, strconv.Itoa(first)), os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			return err
+		}
+		if syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+			b.lock, b.first, b.next = file, first, first
+			return nil
+		}
+		file.Close()
+	}
+	return fmt.Errorf("other tests have all blocks of ports, as %s shows", dir)
 }
 
 func listenOnAll(first, n int) error {
@@ -147,8 +194,6 @@ func listenOnAll(first, n int) error {
 	}
 	return nil
 }
-
-const firstPort, endPort = 10000, 32768 // Linux takes those of outgoing connections from there on
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 

@@ -103,16 +103,22 @@ func TestStatCPU(t *testing.T) {
 	}
 }
 
-func TestFreePortsAreDistinct(t *testing.T) {
-	ports, err := FreePorts(20)
-	if err != nil {
-		t.Fatal(err)
-	}
+func TestAPortIsGivenOnce(t *testing.T) {
 	seen := map[int]bool{}
-	for _, port := range ports {
-		if seen[port] {
-			t.Errorf("port %d twice", port)
+	another := portBlock{} // as of another process
+	defer func() { _ = another.lock.Close() }()
+	for range 20 {
+		for _, take := range []func(int) (int, error){FreePortRange, another.take} {
+			first, err := take(20)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for port := first; port < first+20; port++ {
+				if seen[port] {
+					t.Errorf("port %d twice", port)
+				}
+				seen[port] = true
+			}
 		}
-		seen[port] = true
 	}
 }

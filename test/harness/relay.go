@@ -53,7 +53,7 @@ func StartRelay(ctx context.Context, options RelayOptions) (*Relay, error) {
 	if options.MaxShards == 0 {
 		options.MaxShards = 4
 	}
-	base, err := freePortRange(options.MaxShards + 1)
+	base, err := FreePortRange(options.MaxShards + 1)
 	if err != nil {
 		return nil, err
 	}

@@ -131,7 +131,7 @@ func TestWatchesThroughTheHostStream(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, config.Host+"/apis/networking.istio.io/v1/virtualservices?watch=true&resourceVersion=0", nil)
 	if err != nil {
@@ -173,7 +173,7 @@ func TestWatchesThroughTheHostStream(t *testing.T) {
 			if got != step.want {
 				t.Errorf("got %s, want %s", got, step.want)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatalf("no event %s", step.want)
 		}
 	}
@@ -213,7 +213,7 @@ func TestTheHostDecidesFirstAndThenTheVirtualCluster(t *testing.T) {
 
 	// Once the host takes the entrance away, it ends within the time for which vmesh remembers.
 	by(t, shared.admin, "", "delete", "clusterrolebinding", "enter-guarded-gina")
-	eventually(t, 15*time.Second, func() error {
+	eventually(t, time.Minute, func() error {
 		if _, err := gina.in(t, "guarded").tries(t, "", "get", "vs", "-n", "default"); err != nil {
 			return nil
 		}

@@ -239,7 +239,7 @@ func (p *person) does(t *testing.T, stdin string, args ...string) string {
 
 func (p *person) tries(t *testing.T, stdin string, args ...string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	return harness.Kubectl(ctx, p.kubeconfig, stdin, args...)
 }

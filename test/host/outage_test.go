@@ -32,7 +32,7 @@ func TestWithoutTheHostsAuthorizationItsUsersWaitAndOthersGoOn(t *testing.T) {
 	}
 	asked := time.Now()
 
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	if err := shared.host.Stop(ctx); err != nil {
 		t.Fatal(err)
@@ -44,7 +44,7 @@ func TestWithoutTheHostsAuthorizationItsUsersWaitAndOthersGoOn(t *testing.T) {
 	if code, body := answer(t, shared.vmesh, proxy, "late", inside); code != http.StatusServiceUnavailable || !strings.Contains(body, "the host cluster's authorization API does not answer") {
 		t.Errorf("somebody who has not asked before: %d %s", code, body)
 	}
-	eventually(t, 15*time.Second, func() error {
+	eventually(t, time.Minute, func() error {
 		if code, body := answer(t, shared.vmesh, proxy, "otto", inside); code != http.StatusServiceUnavailable {
 			return fmt.Errorf("after %s otto is answered %d %s", time.Since(asked), code, body)
 		}
@@ -105,7 +105,7 @@ func TestWithoutVmeshANamespaceOfTheHostWaitsForIt(t *testing.T) {
 	p := viewUser(t)
 	by(t, shared.admin, "", "create", "namespace", "waiting")
 	p.does(t, virtualService("waiting", "survivor", "a.example"), "apply", "-f", "-")
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	if err := shared.vmesh.Stop(ctx); err != nil {
 		t.Fatal(err)

@@ -43,7 +43,7 @@ func startFleet(ctx context.Context, t *testing.T, istiods int) *fleet {
 	}
 	stop := func(stop func(context.Context) error) {
 		t.Cleanup(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			if err := stop(ctx); err != nil {
 				t.Error(err)
@@ -159,7 +159,7 @@ func TestDistributedIsNeverTrueTooEarly(t *testing.T) {
 						if o, ok = e.Object.(*unstructured.Unstructured); !ok {
 							return fmt.Errorf("the watch ended with %v", e.Object)
 						}
-					case <-time.After(30 * time.Second):
+					case <-time.After(time.Minute):
 						return fmt.Errorf("change %d of %s is not distributed", n, name)
 					case <-ctx.Done():
 						return ctx.Err()

@@ -37,7 +37,7 @@ func startMesh(ctx context.Context, t *testing.T) *mesh {
 	}
 	stop := func(stop func(context.Context) error) {
 		t.Cleanup(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			if err := stop(ctx); err != nil {
 				t.Error(err)

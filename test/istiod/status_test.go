@@ -99,13 +99,18 @@ func TestStatusShowsARealIstiod(t *testing.T) {
 		}
 		return fmt.Errorf("events %+v", last.Events)
 	})
-	out, code := status("--exit-code")
-	for _, want := range []string{"Mesh default: ready, in step", "1 of 1 connected are in step", "istiod-0.istio-system   in step", "VIRTUAL CLUSTER", "ControlPlaneConnected"} {
-		if code != 0 || !strings.Contains(out, want) {
-			t.Errorf("exit code %d; the screen lacks %q:\n%s", code, want, out)
+	var screen string
+	eventually(ctx, t, "the screen shows it", func() error {
+		var code int
+		screen, code = status("--exit-code")
+		for _, want := range []string{"Mesh default: ready, in step", "1 of 1 connected are in step", "istiod-0.istio-system   in step", "VIRTUAL CLUSTER", "ControlPlaneConnected"} {
+			if code != 0 || !strings.Contains(screen, want) {
+				return fmt.Errorf("exit code %d; the screen lacks %q:\n%s", code, want, screen)
+			}
 		}
-	}
-	for line := range strings.Lines(out) {
+		return nil
+	})
+	for line := range strings.Lines(screen) {
 		if len([]rune(line)) > 101 {
 			t.Errorf("a line of %d columns: %s", len(line), line)
 		}
@@ -202,7 +207,8 @@ func TestProxiesOfARealIstiodAreCounted(t *testing.T) {
 			return err
 		})
 	}
-	if got, err := poller.Observe(ctx, since); err != nil || got.Connected != more+1 || got.Synced != 0 {
+	// On a busy machine it may be later than "at once".
+	if got, err := poller.Observe(ctx, since); err != nil || got.Connected != more+1 || got.Synced != 0 && time.Since(since) < 2*time.Second {
 		t.Errorf("at once, when istiod may not have sent anything yet: %+v, %v", got, err)
 	}
 	observed(more+1, more+1)
@@ -212,9 +218,8 @@ func TestProxiesOfARealIstiodAreCounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	observed(more+1, more+1)
-	if err := splits(ctx, m.client, 0.8, nil); err != nil {
-		t.Error(err)
-	}
+	// The client balances anew a moment after it has acknowledged.
+	eventually(ctx, t, "the calls follow", func() error { return splits(ctx, m.client, 0.8, nil) })
 
 	// One that never acknowledges.
 	connection, err := grpc.NewClient(m.istiod.GRPCAddress, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -257,7 +262,7 @@ func TestProxiesOfARealIstiodAreCounted(t *testing.T) {
 			return fmt.Errorf("%w: %s", err, out)
 		}
 		for _, c := range shown.ControlPlanes {
-			if c.Name == "relay-0.istio-system" && c.Proxies != nil && c.Proxies.Connected == more+2 && c.Proxies.Synced == more+1 && c.Proxies.Version == "v1" &&
+			if c.Name == "relay-0.istio-system" && c.Proxies != nil && c.Proxies.Connected == more+2 && c.Proxies.Synced == more+1 && c.Proxies.Version == shown.Version &&
 				shown.Proxies != nil && shown.Proxies.Connected == more+2 {
 				return nil
 			}

@@ -98,7 +98,7 @@ func TestAMeshIsServedToItsReceivers(t *testing.T) {
 	west := s.certificate(s.identity("relay-west"))
 	const all = tls.VersionTLS13
 
-	s.served(s.dial(east, "", "default", all))
+	s.eventually("who receives the mesh is known", func() error { return s.dial(east, "", "default", all).receive() })
 	s.served(s.dial(s.certificate(s.vmesh.AdminKubeconfig), "", "default", all)) // the root's administrator
 	s.refused(s.dial(west, "", "default", all), codes.PermissionDenied, "spec.receivers")
 	s.refused(s.dial(east, "", "no-such-mesh", all), codes.PermissionDenied, `mesh "no-such-mesh"`)

@@ -40,7 +40,7 @@ func start(ctx context.Context, t *testing.T) *mesh {
 	m := &mesh{t: t, dataDir: filepath.Join(dir, "vmesh"), istiods: map[string]*harness.Istiod{}, clients: map[string]*traffic.Client{}}
 	stop := func(stop func(context.Context) error) {
 		t.Cleanup(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			if err := stop(ctx); err != nil {
 				t.Error(err)
@@ -259,13 +259,20 @@ func TestABrokenReleaseEndsAtItsFirstStage(t *testing.T) {
 	if status.Rollout.Stage != "canary" || status.Rollout.Changes != 1 {
 		t.Errorf("rollout: %+v", status.Rollout)
 	}
-	versions := map[string]string{}
-	for _, c := range status.ControlPlanes {
-		versions[c.Labels[v1alpha1.LabelPod]] = c.Version
-	}
-	if versions["canary"] == versions["stable-a"] || versions["stable-a"] != versions["stable-b"] || versions["stable-a"] == "" {
-		t.Errorf("versions: %v", versions)
-	}
+	m.eventually(ctx, "the status tells who has what", func() error {
+		status, err := m.status(ctx)
+		if err != nil {
+			return err
+		}
+		versions := map[string]string{}
+		for _, c := range status.ControlPlanes {
+			versions[c.Labels[v1alpha1.LabelPod]] = c.Version
+		}
+		if versions["canary"] == versions["stable-a"] || versions["stable-a"] != versions["stable-b"] || versions["stable-a"] == "" {
+			return fmt.Errorf("versions: %v", versions)
+		}
+		return nil
+	})
 
 	m.must(m.vmesh.Kill())
 	<-m.vmesh.Exited()
@@ -306,7 +313,7 @@ func TestABrokenReleaseEndsAtItsFirstStage(t *testing.T) {
 	for _, name := range []string{"stable-a", "stable-b"} {
 		m.eventually(ctx, "calls through "+name+" follow", func() error { return splits(ctx, m.clients[name], 0.8) })
 	}
-	if out, err := m.cli(ctx, "rollout", "status", "--wait", "--timeout", "30s"); err != nil {
+	if out, err := m.cli(ctx, "rollout", "status", "--wait", "--timeout", "2m"); err != nil {
 		t.Errorf("vmesh rollout status --wait: %v\n%s", err, out)
 	}
 	if out, err := m.cli(ctx, "rollout", "promote"); err == nil || !strings.Contains(out, "no rollout") {
@@ -318,12 +325,15 @@ func TestABrokenReleaseEndsAtItsFirstStage(t *testing.T) {
 	for err := range failures {
 		t.Error(err)
 	}
-	events := m.root(ctx, "get", "events", "--field-selector", "involvedObject.kind=Mesh")
-	for _, reason := range []string{"RolloutBegan", "RolloutAborted", "RolloutAdvanced", "RolloutCompleted"} {
-		if !strings.Contains(events, reason) {
-			t.Errorf("no event %s in\n%s", reason, events)
+	m.eventually(ctx, "all is told in events", func() error {
+		events := m.root(ctx, "get", "events", "--field-selector", "involvedObject.kind=Mesh")
+		for _, reason := range []string{"RolloutBegan", "RolloutAborted", "RolloutAdvanced", "RolloutCompleted"} {
+			if !strings.Contains(events, reason) {
+				return fmt.Errorf("no event %s in\n%s", reason, events)
+			}
 		}
-	}
+		return nil
+	})
 	t.Logf("%d and %d calls through the later stage", *calls["stable-a"], *calls["stable-b"])
 }
 

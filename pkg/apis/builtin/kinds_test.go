@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -65,10 +66,20 @@ func write(t testing.TB, k *kind.Kind, o, old *object.Object) field.ErrorList {
 	return errs
 }
 
+// cpu is what this process has used: unlike wall time it means something on a busy machine.
+func cpu(t *testing.T) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
 func TestKindsAreCheapUntilTheyAreUsed(t *testing.T) {
-	start := time.Now()
+	start := cpu(t)
 	kinds := allKinds(t)
-	if took := time.Since(start); took > 500*time.Millisecond {
+	if took := cpu(t) - start; took > 500*time.Millisecond {
 		t.Errorf("making the table took %v", took)
 	}
 	seen := map[string]bool{}

@@ -87,7 +87,7 @@ func TestEqualRulesAreKeptOnceAndForgotten(t *testing.T) {
 		t.Error("what is no list of rules was read")
 	}
 	a = nil
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		runtime.GC()
 		sets.mu.Lock()
 		n := len(sets.byJSON)

@@ -26,13 +26,14 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/registry/resource"
 	"github.com/vmesh-io/vmesh/pkg/storage/embedded"
 	"github.com/vmesh-io/vmesh/pkg/storage/logical"
+	"github.com/vmesh-io/vmesh/test/leak"
 )
 
 // patience is how long a test waits for what must come.
 const patience = 2 * time.Minute
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m,
+	leak.VerifyTestMain(m,
 		// client-go's and klog's helpers end a while after their owners.
 		goleak.IgnoreAnyFunction("k8s.io/apiserver/pkg/storage/cacher.(*watchCache).waitUntilFreshLocked.func2"),
 		goleak.IgnoreTopFunction("k8s.io/apiserver/pkg/storage/cacher.(*watchCache).waitUntilFreshLocked.func1"),

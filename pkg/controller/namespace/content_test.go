@@ -28,10 +28,11 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/registry/resource"
 	"github.com/vmesh-io/vmesh/pkg/storage/embedded"
 	"github.com/vmesh-io/vmesh/pkg/storage/logical"
+	"github.com/vmesh-io/vmesh/test/leak"
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m,
+	leak.VerifyTestMain(m,
 		goleak.IgnoreAnyFunction("k8s.io/apiserver/pkg/storage/cacher.(*watchCache).waitUntilFreshLocked.func2"),
 		goleak.IgnoreTopFunction("k8s.io/apiserver/pkg/storage/cacher.(*watchCache).waitUntilFreshLocked.func1"),
 		goleak.IgnoreAnyFunction("k8s.io/klog/v2.(*flushDaemon).run.func1"),
@@ -70,7 +71,7 @@ func (r refusing) Validate(_ context.Context, a admission.Attributes, _ admissio
 // is not to go. When the namespace's conditions are as wanted, letGo lets it; without, the
 // labels are taken away.
 func staysWhileItHoldsOne(t *testing.T, labels map[string]string, admit admission.Interface, letGo func(), wanted map[corev1.NamespaceConditionType]string) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	etcd, err := embedded.Start(ctx, embedded.Config{Dir: t.TempDir()})
 	if err != nil {

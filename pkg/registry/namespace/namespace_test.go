@@ -34,7 +34,7 @@ type server struct {
 
 func newServer(t *testing.T) *server {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	t.Cleanup(cancel)
 	etcd, err := embedded.Start(ctx, embedded.Config{Dir: t.TempDir()})
 	if err != nil {

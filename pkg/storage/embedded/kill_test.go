@@ -60,7 +60,7 @@ func TestNoAcknowledgedWriteIsLostWhenTheProcessIsKilled(t *testing.T) {
 			t.Fatal(err)
 		}
 		target := len(acknowledged) + 300 + 500*round
-		deadline := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
+		deadline := time.AfterFunc(3*time.Minute, func() { _ = cmd.Process.Kill() })
 		lines := bufio.NewScanner(out)
 		for lines.Scan() {
 			key, ok := strings.CutPrefix(lines.Text(), "ack ")

@@ -26,7 +26,7 @@ func TestAFatalMessageEndsItsGoroutineAndIsReported(t *testing.T) {
 		if returned {
 			t.Error("the goroutine went on")
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the goroutine hangs")
 	}
 	if err := <-hook.failed; !strings.Contains(err.Error(), "failed to save") || !strings.Contains(err.Error(), "disk full") {

@@ -11,15 +11,14 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"go.uber.org/goleak"
-
 	"github.com/vmesh-io/vmesh/pkg/apis/istio"
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 	"github.com/vmesh-io/vmesh/pkg/sync/snapshot"
+	"github.com/vmesh-io/vmesh/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 const (
 	pendingText = "Unknown Pending: Waiting for the control planes of mesh default"
@@ -298,7 +297,7 @@ func TestControlPlanesOfOtherServersCount(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.observe["meshes"].Changed("MODIFIED", mesh, 1)
-		for deadline := time.Now().Add(20 * time.Second); w.builder.MeshObject("default") != mesh; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); w.builder.MeshObject("default") != mesh; time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatal("the mesh is not observed")
 			}

@@ -144,7 +144,7 @@ func (w *world) settle() {
 	last := newObject(w.t, "nowhere/last", "")
 	last.SetCluster("nobody")
 	w.observe["virtualservices"].Changed(watch.Modified, last, 1)
-	for deadline := time.Now().Add(20 * time.Second); w.placed.Load() != last; time.Sleep(20 * time.Microsecond) {
+	for deadline := time.Now().Add(time.Minute); w.placed.Load() != last; time.Sleep(20 * time.Microsecond) {
 		if time.Now().After(deadline) {
 			w.t.Fatal("the tracker was not told")
 		}

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/goleak"
 	"google.golang.org/protobuf/encoding/protowire"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -22,9 +21,10 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 	"github.com/vmesh-io/vmesh/pkg/storage/embedded"
 	"github.com/vmesh-io/vmesh/pkg/sync/snapshot"
+	"github.com/vmesh-io/vmesh/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 func testKinds() []snapshot.Kind {
 	var kinds []snapshot.Kind
@@ -246,7 +246,7 @@ func (v *server) shows(stage string) string {
 func eventually(t *testing.T, what string, check func() string) {
 	t.Helper()
 	last := ""
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(2 * time.Millisecond) {
 		if last = check(); last == "" {
 			return
 		}
@@ -399,13 +399,19 @@ func TestTheNextStageFollowsOnceAllOfTheStageHaveHadItForTheBakeTime(t *testing.
 	v.phase(v1alpha1.RolloutWaiting)
 	time.Sleep(2 * bake) // what must not happen has time to
 	v.have("nothing", map[string]string{"one": "n/a=1", "two": ""})
+	begun := time.Now()
 	v.planes["one"].mu.Lock()
 	v.planes["one"].stuck = false
 	v.planes["one"].mu.Unlock()
-	v.phase(v1alpha1.RolloutBaking)
-	begun := time.Now()
+	eventually(t, "baking", func() string {
+		status := v.releaser.Status("m")
+		if status.Phase == v1alpha1.RolloutBaking || status.Phase == v1alpha1.RolloutComplete { // by now, where this test had to wait
+			return ""
+		}
+		return string(status.Phase)
+	})
 	v.have("the bake time", map[string]string{"two": "n/a=1"})
-	if took := time.Since(begun); took < bake/2 {
+	if took := time.Since(begun); took < bake {
 		t.Errorf("it baked for %s", took)
 	}
 	v.phase(v1alpha1.RolloutComplete)

@@ -9,16 +9,16 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/component-base/metrics"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
+	"github.com/vmesh-io/vmesh/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 func testKinds(n int) []Kind {
 	kinds := make([]Kind, n)
@@ -73,7 +73,7 @@ func (f *fixture) start(items map[string][]*object.Object) {
 
 func (f *fixture) wait(s *Subscription, what string, met func(*Snapshot, error) bool) *Snapshot {
 	f.t.Helper()
-	timeout := time.After(10 * time.Second)
+	timeout := time.After(time.Minute)
 	for {
 		snapshot, err := s.Snapshot()
 		if met(snapshot, err) {

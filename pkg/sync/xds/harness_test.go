@@ -26,10 +26,11 @@ import (
 
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
 	"github.com/vmesh-io/vmesh/pkg/sync/snapshot"
+	"github.com/vmesh-io/vmesh/test/leak"
 )
 
 const (
-	patience = 20 * time.Second
+	patience = time.Minute
 
 	virtualServices = "networking.istio.io/v1/VirtualService"
 	gateways        = "networking.istio.io/v1/Gateway"
@@ -68,7 +69,7 @@ type world struct {
 
 func newWorld(t testing.TB, kinds []snapshot.Kind, options Options) *world {
 	leaks := goleak.IgnoreCurrent()
-	t.Cleanup(func() { goleak.VerifyNone(t, leaks) })
+	t.Cleanup(func() { leak.VerifyNone(t, leaks) })
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

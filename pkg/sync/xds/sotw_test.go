@@ -296,7 +296,8 @@ func TestAShutdownEndsStreamsWithoutAnotherWord(t *testing.T) {
 }
 
 func TestAReceiverThatTakesNothingIsLeft(t *testing.T) {
-	w := newWorld(t, textKinds(), Options{SendTimeout: 300 * time.Millisecond, AckTimeout: time.Millisecond}).
+	// The quick one, too, needs some of the timeout for 5000 resources.
+	w := newWorld(t, textKinds(), Options{SendTimeout: 5 * time.Second, AckTimeout: time.Millisecond}).
 		start(map[string][]*object.Object{"virtualservices": manyObjects(5000)})
 	slow, quick := w.sotw(grpc.WithInitialWindowSize(64<<10), grpc.WithInitialConnWindowSize(64<<10)), w.sotw()
 	slow.ask(virtualServices)
