@@ -80,7 +80,7 @@ func claiming(c ownership.Claims) *object.Object {
 	if c.Scope != nil {
 		more := []any{}
 		for _, h := range c.Scope.Hosts {
-			more = append(more, h)
+			more = append(more, string(h))
 		}
 		spec["sidecarScope"] = map[string]any{"reach": string(c.Scope.Reach), "hosts": more}
 	}
@@ -365,7 +365,7 @@ func agreesWithANaiveRebuild(t *testing.T, random *rand.Rand) {
 			if random.IntN(3) > 0 {
 				c.Scope = &v1alpha1.VirtualClusterSidecarScope{Reach: []v1alpha1.SidecarReach{v1alpha1.ReachNamespace, v1alpha1.ReachVirtualCluster}[random.IntN(2)]}
 				for range random.IntN(2) {
-					c.Scope.Hosts = append(c.Scope.Hosts, pick("n", 2)+"/*")
+					c.Scope.Hosts = append(c.Scope.Hosts, v1alpha1.EgressHost(pick("n", 2)+"/*"))
 				}
 			}
 			for range random.IntN(2) {

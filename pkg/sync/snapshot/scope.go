@@ -159,7 +159,9 @@ func (m *model) scopeOf(cluster string) *scoped {
 		}
 	}
 	s.hosts = append(s.hosts, mesh.root+"/*")
-	s.hosts = append(s.hosts, claims.Scope.Hosts...)
+	for _, host := range claims.Scope.Hosts {
+		s.hosts = append(s.hosts, string(host))
+	}
 	for _, g := range r.view.Grants() {
 		for _, host := range g.Hosts {
 			namespace, service := v1alpha1.ServiceNamespace(string(host))

@@ -52,7 +52,7 @@ func renderSidecar(dst []byte, o *object.Object) ([]byte, error) {
 
 type networkingSpec struct{ Egress []struct{ Hosts []string } }
 
-func scoping(c ownership.Claims, reach v1alpha1.SidecarReach, hosts ...string) ownership.Claims {
+func scoping(c ownership.Claims, reach v1alpha1.SidecarReach, hosts ...v1alpha1.EgressHost) ownership.Claims {
 	c.Scope = &v1alpha1.VirtualClusterSidecarScope{Reach: reach, Hosts: hosts}
 	return c
 }
@@ -62,7 +62,10 @@ func naiveScope(index *ownership.Index, cluster, root string, existing []string,
 	view := index.View(cluster, root)
 	c, _ := index.Claims(cluster)
 	own := policy.NewExports(view, existing).Own()
-	hosts := append([]string{root + "/*"}, c.Scope.Hosts...)
+	hosts := []string{root + "/*"}
+	for _, h := range c.Scope.Hosts {
+		hosts = append(hosts, string(h))
+	}
 	for _, g := range view.Grants() {
 		for _, h := range g.Hosts {
 			hosts = append(hosts, "*/"+string(h))

@@ -17,11 +17,14 @@ type VirtualClusterSidecarScope struct {
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=1000
-	// +kubebuilder:validation:items:MinLength=3
-	// +kubebuilder:validation:items:MaxLength=317
-	// +kubebuilder:validation:items:Pattern=`^(\*|[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)/(\*|(\*\.)?[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*)$`
-	Hosts []string `json:"hosts,omitempty"`
+	Hosts []EgressHost `json:"hosts,omitempty"`
 }
+
+// EgressHost is what a Sidecar imports, as NAMESPACE/HOST.
+//
+// +kubebuilder:validation:MaxLength=317
+// +kubebuilder:validation:XValidation:rule="self.matches('^([*]|[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)/([*]|([*][.])?[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?([.][a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*)$')",message="must be NAMESPACE/HOST: bank/* for all of a namespace, bank/pay.bank.svc.cluster.local for a service, */api.example.com or */*.example.com for hosts of any namespace"
+type EgressHost string
 
 // SidecarReach is what sidecar proxies see of their own virtual cluster.
 //

@@ -1228,7 +1228,7 @@ func (in *VirtualClusterSidecarScope) DeepCopyInto(out *VirtualClusterSidecarSco
 	*out = *in
 	if in.Hosts != nil {
 		in, out := &in.Hosts, &out.Hosts
-		*out = make([]string, len(*in))
+		*out = make([]EgressHost, len(*in))
 		copy(*out, *in)
 	}
 }
