@@ -334,3 +334,60 @@ func TestStagesAndFiltersSeeScopesLikeAnyEntry(t *testing.T) {
 	s.Select(ControlPlane{Labels: map[string]string{"zone": "b"}})
 	f.waitFor(s, "0:bank/vmesh:scope=./*,istio-system/* "+want)
 }
+
+// BenchmarkScope is what a change costs in a mesh of 100 namespaces with 100 objects each.
+func BenchmarkScope(b *testing.B) {
+	const namespaces = 100
+	for _, reach := range []v1alpha1.SidecarReach{"", v1alpha1.ReachNamespace, v1alpha1.ReachVirtualCluster} {
+		kinds := scopingKinds(2)
+		m := newModel(kinds)
+		m.settled = true
+		m.addMesh(meshObject("m"))
+		c := claims("c", "*", "")
+		if reach != "" {
+			c = scoping(c, reach)
+		}
+		if err := m.setVirtualCluster(claiming(c)); err != nil {
+			b.Fatal(err)
+		}
+		for n := range namespaces {
+			m.setNamespace("c", fmt.Sprintf("team-%02d", n), true)
+			for i := range 100 {
+				m.setObject(0, text("c", fmt.Sprintf("team-%02d", n), fmt.Sprint("o", i), "1"))
+			}
+		}
+		advance := func() {
+			m.settle()
+			mesh := m.meshes["m"]
+			if mesh.advance(kinds, time.Time{}, m.rightsIn(mesh), func(int, int) {}) {
+				mesh.snapshot()
+			}
+		}
+		advance()
+		name := string(reach)
+		if name == "" {
+			name = "None"
+		}
+		b.Run(name+"/object", func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				m.setObject(0, text("c", "team-07", "o7", fmt.Sprint(i)))
+				advance()
+			}
+		})
+		b.Run(name+"/sidecar", func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				m.setObject(1, text("c", "team-07", "own", fmt.Sprint(i)))
+				advance()
+			}
+		})
+		b.Run(name+"/namespace", func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				m.setNamespace("c", "team-new", i%2 == 0)
+				advance()
+			}
+		})
+	}
+}
