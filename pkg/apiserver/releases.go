@@ -40,8 +40,9 @@ func (s *Server) releases(mesh []*kind.Kind, meshes, eventStore *resource.Store)
 		host = "unknown"
 	}
 	recorder := events.NewRecorder(eventStore, "vmesh", host)
+	s.stages = release.NewStore(s.etcdClient, s.options.Etcd.Prefix+"-releases", kinds, transformer)
 	config := &release.Config{
-		Store: release.NewStore(s.etcdClient, s.options.Etcd.Prefix+"-releases", kinds, transformer),
+		Store: s.stages,
 		HasStages: func(ctx context.Context, uid string) (bool, error) {
 			list, err := meshes.List(vmesh.RootContext(ctx), &internalversion.ListOptions{})
 			if err != nil {

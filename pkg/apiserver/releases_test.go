@@ -186,3 +186,75 @@ func TestReleasesSurviveARestart(t *testing.T) {
 		}
 	}
 }
+
+// A key that is taken out after a rewriting is needed by nothing that stages still have.
+func TestARewritingCoversWhatStagesHave(t *testing.T) {
+	o := NewOptions()
+	o.DataDir, o.SecurePort = t.TempDir(), freePort(t)
+	o.XDSAddress = fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	keys := func(names ...string) {
+		o.Encryption.ConfigFile = encryptionFile(t, strings.Replace(secretboxOf(names...), "[secrets]", "['*.*']", 1))
+	}
+	keys("one")
+	root, stop := start(t, o)
+	const entries = "/clusters/default/apis/networking.istio.io/v1/namespaces/default/serviceentries"
+	create := func(name string) {
+		t.Helper()
+		if err := write(t, root, "create", entries, fmt.Sprintf(`{"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry", "metadata": {"name": %q},
+			"spec": {"hosts": ["%s.example"], "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}], "resolution": "DNS"}}`, name, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	create("a")
+	waitForRollout(t, root, func(s v1alpha1.MeshStatus) bool { return s.Resources == 1 })
+	if err := write(t, root, "patch", meshPath, `{"spec": {"rollout": {"stages": [
+		{"name": "canary", "controlPlanes": {"matchLabels": {"vmesh.io/revision": "canary"}}}, {"name": "rest", "controlPlanes": {}}]}}}`); err != nil {
+		t.Fatal(err)
+	}
+	connect(t.Context(), t, o.XDSAddress, "canary").receives(t, "default/a")
+	create("b")
+	paused := func(s v1alpha1.MeshStatus) bool {
+		return s.Rollout != nil && s.Rollout.Phase == v1alpha1.RolloutPaused && s.Rollout.Stages[1].Current == 0 && s.Rollout.Changes == 1
+	}
+	waitForRollout(t, root, paused)
+	stop()
+
+	keys("two", "one")
+	root, stop = start(t, o)
+	rewrite := func() (sum Rewrite) {
+		t.Helper()
+		for first := true; first || sum.Continue != ""; first = false {
+			data, err := in(t, root, "").RESTClient().Post().AbsPath(RewritePath).Param("continue", sum.Continue).DoRaw(t.Context())
+			if first {
+				data, err = in(t, root, "").RESTClient().Post().AbsPath(RewritePath).DoRaw(t.Context())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			var part Rewrite
+			if err := json.Unmarshal(data, &part); err != nil {
+				t.Fatal(err)
+			}
+			if len(part.Unreadable) > 0 {
+				t.Fatalf("unreadable: %v", part.Unreadable)
+			}
+			if part.Total != nil {
+				sum.Total = part.Total
+			}
+			sum.Rewritten, sum.Current, sum.Continue = sum.Rewritten+part.Rewritten, sum.Current+part.Current, part.Continue
+		}
+		return sum
+	}
+	first := rewrite()
+	if again := rewrite(); first.Rewritten == 0 || again.Current <= first.Current {
+		t.Errorf("rewritten %+v, and again %+v", first, again)
+	}
+	stop()
+
+	keys("two")
+	root, stop = start(t, o)
+	defer stop()
+	canary, stable := connect(t.Context(), t, o.XDSAddress, "canary"), connect(t.Context(), t, o.XDSAddress, "stable")
+	canary.receives(t, "default/a default/b")
+	stable.receives(t, "default/a")
+}

@@ -87,15 +87,27 @@ func (s *Server) rewrite(req *http.Request) (*Rewrite, error) {
 			return nil, apierrors.NewConflict(schema.GroupResource{Resource: "storage"}, "rewrite", err)
 		}
 	}
+	// What stages of meshes have are copies of objects of all virtual clusters.
+	stages := order.Cluster == "" && s.encryption != nil
 	answer := &Rewrite{}
 	if order.From == "" {
 		total, err := s.backend.CountRewrite(ctx, order)
+		if err == nil && stages {
+			var copies int64
+			copies, err = s.stages.CountRewrite(ctx, order.Resources)
+			total += copies
+		}
 		if err != nil {
 			return nil, apierrors.NewInternalError(err)
 		}
 		answer.Total = &total
 	}
-	done, err := s.backend.Rewrite(ctx, order)
+	var done logical.Rewritten
+	if stages && strings.HasPrefix(order.From, s.stages.Prefix()) {
+		done, err = s.stages.Rewrite(ctx, order)
+	} else if done, err = s.backend.Rewrite(ctx, order); stages && done.Next == "" {
+		done.Next = s.stages.Prefix()
+	}
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
@@ -126,7 +138,7 @@ func (s *Server) readRewrite(query url.Values) (logical.Rewrite, error) {
 			}
 		case "continue":
 			from, err := base64.RawURLEncoding.DecodeString(values[0])
-			if err != nil || !strings.HasPrefix(string(from), s.options.Etcd.Prefix+"/") {
+			if err != nil || !strings.HasPrefix(string(from), s.options.Etcd.Prefix+"/") && !strings.HasPrefix(string(from), s.stages.Prefix()) {
 				return order, apierrors.NewBadRequest("continue: it is not what an answer said")
 			}
 			order.From = string(from)

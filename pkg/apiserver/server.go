@@ -49,6 +49,7 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/registry/vmesh"
 	"github.com/vmesh-io/vmesh/pkg/storage/logical"
 	vmeshsync "github.com/vmesh-io/vmesh/pkg/sync"
+	"github.com/vmesh-io/vmesh/pkg/sync/release"
 )
 
 // Server is vmesh: the root's API and that of the virtual clusters, on one etcd.
@@ -65,6 +66,7 @@ type Server struct {
 	life       *lifecycle
 	etcd       *etcdProbe
 	etcdClient *clientv3.Client
+	stages     *release.Store // what the stages of meshes have
 	sync       *vmeshsync.Service
 	authorizer *authz.Authorizer
 	// host and frontProxy are nil without a host cluster.

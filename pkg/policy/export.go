@@ -110,6 +110,9 @@ func NewExports(owners Owners, existing []string) *Exports {
 	return e
 }
 
+// Own are the namespaces that are the virtual cluster's own, sorted; not to be modified.
+func (e *Exports) Own() []string { return e.own }
+
 // Equal says whether both give the same for every object.
 func (e *Exports) Equal(to *Exports) bool {
 	return e.all == to.all && e.owners.RootNamespace() == to.owners.RootNamespace() && slices.Equal(e.own, to.own) && slices.Equal(e.shared, to.shared)

@@ -29,15 +29,20 @@ const (
 	scopeQuiet = 700 * time.Millisecond
 )
 
-// scopes are who sees the objects: by what they export themselves, or by a Sidecar that narrows what a namespace imports.
-var scopes = []struct {
+// scopeWay is who sees the objects: by what they export themselves, or by Sidecars that narrow what a namespace imports, which
+// the team has written or vmesh adds.
+type scopeWay struct {
 	id       string
 	exportTo string
 	sidecars bool
-}{
-	{"all", "*", false},
-	{"own", ".", false},
-	{"sidecar", "*", true},
+	managed  bool
+}
+
+var scopes = []scopeWay{
+	{"all", "*", false, false},
+	{"own", ".", false, false},
+	{"sidecar", "*", true, false},
+	{"managed", "*", false, true},
 }
 
 // scope measures what it costs istiod to push one change, depending on who sees what.
@@ -47,11 +52,11 @@ func (b *bench) scope(ctx context.Context) error {
 		return err
 	}
 	for _, s := range scopes {
-		if err := b.scopeOf(ctx, istiod, s.id, s.exportTo, s.sidecars); err != nil {
+		if err := b.scopeOf(ctx, istiod, s); err != nil {
 			return fmt.Errorf("%s: %w", s.id, err)
 		}
 	}
-	for _, id := range []string{"own", "sidecar"} {
+	for _, id := range []string{"own", "sidecar", "managed"} {
 		for _, figure := range []string{"cpu", "bytes"} {
 			all, _ := b.results.median("scope.all."+figure, nameVmesh)
 			if with, ok := b.results.median("scope."+id+"."+figure, nameVmesh); ok && with > 0 {
@@ -62,21 +67,26 @@ func (b *bench) scope(ctx context.Context) error {
 	return nil
 }
 
-func (b *bench) scopeOf(ctx context.Context, binary, id, exportTo string, sidecars bool) (err error) {
+func (b *bench) scopeOf(ctx context.Context, binary string, way scopeWay) (err error) {
+	id, exportTo := way.id, way.exportTo
 	t := b.vmesh("scope-" + id)
 	defer func() { _ = t.kill() }()
 	if _, err := t.start(ctx); err != nil {
 		return err
 	}
 	// What is measured is what a virtual cluster may do when it is allowed to.
+	spec := `"guardRails":{"exportTo":["*"]}`
+	if way.managed {
+		spec += `,"sidecarScope":{"reach":"Namespace"}`
+	}
 	if _, err := t.client.size(ctx, request{
 		method: "PATCH", path: "/apis/vmesh.io/v1alpha1/virtualclusters/default", contentType: "application/merge-patch+json",
-		body: []byte(`{"spec":{"guardRails":{"exportTo":["*"]}}}`),
+		body: []byte(`{"spec":{` + spec + `}}`),
 	}); err != nil {
 		return err
 	}
 	services := b.scaled(10000) / 3 / scopeNamespaces
-	if err := fillScope(ctx, t, services, exportTo, sidecars); err != nil {
+	if err := fillScope(ctx, t, services, exportTo, way.sidecars); err != nil {
 		return err
 	}
 	host, err := harness.StartEtcd(ctx, harness.EtcdOptions{Dir: filepath.Join(b.dir, "scope-"+id+"-host"), Binary: b.etcdBinary})

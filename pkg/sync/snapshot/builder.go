@@ -252,7 +252,8 @@ func (b *Builder) hear(e event) {
 	}
 	for _, o := range items {
 		status := o.Field("status")
-		tells := e.kind != watch.Deleted && (bytes.Contains(status, []byte(`"heldBackCount"`)) || bytes.Contains(status, []byte(`"grants"`)))
+		tells := e.kind != watch.Deleted && (bytes.Contains(status, []byte(`"heldBackCount"`)) || bytes.Contains(status, []byte(`"grants"`)) ||
+			bytes.Contains(status, []byte(`"sidecarScope"`)))
 		if _, told := b.told[o.Name]; told == tells {
 			continue
 		}
@@ -265,8 +266,8 @@ func (b *Builder) hear(e event) {
 }
 
 // Sharing are what is owned in all meshes, as of the present snapshots and nil before there
-// are any; the virtual clusters whose stored status tells of what is held back or granted;
-// and a number that changes when they do.
+// are any; the virtual clusters whose stored status tells of what is held back, granted or in
+// their scope; and a number that changes when they do.
 func (b *Builder) Sharing() (index *ownership.Index, told []string, change uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

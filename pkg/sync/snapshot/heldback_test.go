@@ -76,7 +76,15 @@ func claiming(c ownership.Claims) *object.Object {
 		}
 		grants = append(grants, map[string]any{"to": g.To, "hosts": given})
 	}
-	if err := o.SetContent(map[string]any{"spec": map[string]any{"mesh": c.Mesh, "namespaces": list, "hosts": hosts, "grants": grants}}); err != nil {
+	spec := map[string]any{"mesh": c.Mesh, "namespaces": list, "hosts": hosts, "grants": grants}
+	if c.Scope != nil {
+		more := []any{}
+		for _, h := range c.Scope.Hosts {
+			more = append(more, string(h))
+		}
+		spec["sidecarScope"] = map[string]any{"reach": string(c.Scope.Reach), "hosts": more}
+	}
+	if err := o.SetContent(map[string]any{"spec": spec}); err != nil {
 		panic(err)
 	}
 	return o
@@ -295,13 +303,14 @@ func TestAgreesWithANaiveRebuild(t *testing.T) {
 
 func agreesWithANaiveRebuild(t *testing.T, random *rand.Rand) {
 	type id struct{ cluster, namespace, name string }
-	const kinds = 2
-	f := newFixture(t, guardedKinds(kinds))
+	const kinds = 3
+	const sidecars = 2
+	f := newFixture(t, scopingKinds(kinds))
 	meshNames := []string{"m0", "m1"}
 	meshes := map[string]*object.Object{}
 	specs := map[string]ownership.Claims{}
 	namespaces := map[string]map[string]bool{}
-	objects := [kinds]map[id]*object.Object{{}, {}}
+	objects := [kinds]map[id]*object.Object{{}, {}, {}}
 	subscriptions := map[string]*Subscription{}
 	for _, m := range meshNames {
 		subscriptions[m] = f.subscribe(m)
@@ -353,6 +362,12 @@ func agreesWithANaiveRebuild(t *testing.T, random *rand.Rand) {
 			for range random.IntN(3) {
 				c.Hosts = append(c.Hosts, []v1alpha1.HostPattern{"*", "*.x", "a.x", "y"}[random.IntN(4)])
 			}
+			if random.IntN(3) > 0 {
+				c.Scope = &v1alpha1.VirtualClusterSidecarScope{Reach: []v1alpha1.SidecarReach{v1alpha1.ReachNamespace, v1alpha1.ReachVirtualCluster}[random.IntN(2)]}
+				for range random.IntN(2) {
+					c.Scope.Hosts = append(c.Scope.Hosts, v1alpha1.EgressHost(pick("n", 2)+"/*"))
+				}
+			}
 			for range random.IntN(2) {
 				c.Grants = append(c.Grants, grantOf(pick("c", 5), v1alpha1.HostPattern(host())))
 			}
@@ -371,7 +386,7 @@ func agreesWithANaiveRebuild(t *testing.T, random *rand.Rand) {
 				f.observers["namespaces"].Changed(watch.Added, namespace(cluster, name), revision)
 			}
 		case 5:
-			switch kind := random.IntN(8) - 2; {
+			switch kind := random.IntN(9) - 2; {
 			case kind >= 0 && kind < kinds:
 				// Listed anew, after changes that were never told.
 				for i := range objects[kind] {
@@ -407,6 +422,9 @@ func agreesWithANaiveRebuild(t *testing.T, random *rand.Rand) {
 				break
 			}
 			content := fmt.Sprint(random.IntN(3))
+			if kind == sidecars && random.IntN(2) == 0 {
+				content = "selects" + content
+			}
 			if random.IntN(2) == 0 {
 				content += "@" + host()
 			}
@@ -428,7 +446,8 @@ func agreesWithANaiveRebuild(t *testing.T, random *rand.Rand) {
 				continue
 			}
 			root, _ := rootNamespace(mesh)
-			var want, held []string
+			var want, held, scopes []string
+			ruled := map[string]bool{}
 			for kind := range kinds {
 				var lines []string
 				for i, o := range objects[kind] {
@@ -436,7 +455,7 @@ func agreesWithANaiveRebuild(t *testing.T, random *rand.Rand) {
 					if c.Mesh != name || len(c.Namespaces) == 0 {
 						continue
 					}
-					back := fmt.Sprintf("%s/%d:%s/%s=", i.cluster, kind, i.namespace, i.name)
+					back := fmt.Sprintf("%s/%s:%s/%s=", i.cluster, strings.TrimPrefix(f.kinds[kind].Name, "Kind"), i.namespace, i.name)
 					if owner, _ := index.Owner(name, i.namespace); owner != i.cluster {
 						held = append(held, back+ReasonNotOwner)
 						continue
@@ -450,7 +469,25 @@ func agreesWithANaiveRebuild(t *testing.T, random *rand.Rand) {
 						held = append(held, back+violations[0].Reason)
 						continue
 					}
-					lines = append(lines, fmt.Sprintf("%d:%s/%s%s", kind, i.namespace, i.name, strings.Trim(string(shown.Field("spec")), `"`)))
+					content := strings.Trim(string(shown.Field("spec")), `"`)
+					lines = append(lines, fmt.Sprintf("%d:%s/%s%s", kind, i.namespace, i.name, content))
+					if kind == sidecars && !strings.Contains(content, "selects") {
+						ruled[i.namespace] = true
+					}
+				}
+				if kind == sidecars {
+					for cluster, c := range specs {
+						if c.Mesh != name || c.Scope == nil {
+							continue
+						}
+						var exist []string
+						for namespace := range namespaces[cluster] {
+							exist = append(exist, namespace)
+						}
+						told, scope := naiveScope(index, cluster, root, exist, ruled)
+						lines = append(lines, told...)
+						scopes = append(scopes, scope)
+					}
 				}
 				slices.SortFunc(lines, func(a, b string) int {
 					return strings.Compare(a[:strings.Index(a, "=")], b[:strings.Index(b, "=")])
@@ -460,7 +497,7 @@ func agreesWithANaiveRebuild(t *testing.T, random *rand.Rand) {
 			slices.SortFunc(held, func(a, b string) int {
 				return strings.Compare(strings.ReplaceAll(a, "=", "/"), strings.ReplaceAll(b, "=", "/"))
 			})
-			f.wait(subscriptions[name], strings.Join(want, " ")+"\nheld back "+strings.Join(held, " "), func(s *Snapshot, err error) bool {
+			f.wait(subscriptions[name], strings.Join(want, " ")+"\nheld back "+strings.Join(held, " ")+"\nscopes "+strings.Join(scopes, "; "), func(s *Snapshot, err error) bool {
 				if err != nil || describe(s) != strings.Join(want, " ") {
 					return false
 				}
@@ -468,7 +505,7 @@ func agreesWithANaiveRebuild(t *testing.T, random *rand.Rand) {
 				slices.SortFunc(got, func(a, b string) int {
 					return strings.Compare(strings.ReplaceAll(a, "=", "/"), strings.ReplaceAll(b, "=", "/"))
 				})
-				return slices.Equal(got, held)
+				return slices.Equal(got, held) && describeScopes(s) == strings.Join(slices.Sorted(slices.Values(scopes)), "; ")
 			})
 		}
 	}

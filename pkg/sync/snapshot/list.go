@@ -99,6 +99,28 @@ func (l *List) All() iter.Seq[Entry] {
 	}
 }
 
+// below are the resources of a namespace, in the order of their names.
+func (l *List) below(namespace string) iter.Seq[Entry] {
+	prefix := namespace + "/"
+	return func(yield func(Entry) bool) {
+		if len(l.chunks) == 0 {
+			return
+		}
+		from := l.chunkFor(0, prefix)
+		for i, c := range l.chunks[from:] {
+			at := 0
+			if i == 0 {
+				at, _ = c.find(prefix)
+			}
+			for ; at < len(c.entries); at++ {
+				if e := (Entry{c, at}); !strings.HasPrefix(e.Name(), prefix) || !yield(e) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // Name is the resource's name, namespace/name. It is valid for as long as it is
 // kept, and keeps the list's memory alive: clone it to keep it.
 func (e Entry) Name() string { return e.chunk.name(e.at) }

@@ -38,6 +38,10 @@ type model struct {
 	followed bool   // whether touched is wanted
 	touched  []touched
 	placed   bool // the follower was told of all there was
+
+	scopeKind int                 // the kind by which scopes are told, -1 for none
+	scoped    map[string]*scoped  // by virtual cluster; of those that have a scope
+	rescope   map[string]struct{} // virtual clusters whose scope may be another
 }
 
 type cluster struct {
@@ -75,6 +79,7 @@ type mesh struct {
 	read        meshSource // what policy was made of
 	known       bool       // it was read at least once
 	changed     bool       // something besides the lists is to be published
+	scopes      scopes
 }
 
 // pending is what is to become of one key of a list.
@@ -96,6 +101,9 @@ func newModel(kinds []Kind) *model {
 		dirty:      map[*cluster]struct{}{},
 		labels:     &clusterLabels{},
 		seen:       newSeen(len(kinds)),
+		scopeKind:  slices.IndexFunc(kinds, func(k Kind) bool { return k.Name == scopeKind }),
+		scoped:     map[string]*scoped{},
+		rescope:    map[string]struct{}{},
 	}
 }
 
@@ -256,7 +264,9 @@ func (m *model) removeVirtualCluster(name string) {
 func (m *model) claim(old, claims ownership.Claims) {
 	c := m.cluster(claims.Cluster)
 	m.dirty[c], m.retell = struct{}{}, true
+	m.noteScope(claims.Cluster)
 	for name := range m.index.Concerned(old, claims) {
+		m.noteScope(name)
 		if other := m.clusters[name]; other != nil {
 			m.dirty[other] = struct{}{}
 		}
@@ -353,6 +363,7 @@ func (m *model) addMesh(o *object.Object) {
 		for _, c := range m.clusters {
 			if c.mesh == o.Name {
 				m.dirty[c] = struct{}{}
+				m.noteScope(c.name)
 			}
 		}
 		return
@@ -368,6 +379,7 @@ func (m *model) addMesh(o *object.Object) {
 		good:        make([]map[string]*object.Object, n),
 		members:     m.members[name],
 		changed:     true,
+		scopes:      scopes{kind: m.scopeKind},
 	}
 	m.meshes[name] = mesh
 	m.affectMesh(name)
@@ -401,6 +413,7 @@ func (m *model) setNamespace(clusterName, name string, exists bool) {
 	if has == exists {
 		return
 	}
+	m.noteScope(clusterName)
 	// What has been handed out is not changed.
 	old := c.namespaces
 	if exists {
@@ -461,6 +474,7 @@ func (m *model) removeMesh(name string) {
 func (m *model) affectMesh(name string) {
 	for _, c := range m.clusters {
 		if c.mesh == name {
+			m.noteScope(c.name)
 			for _, s := range c.spaces {
 				m.affected[s] = struct{}{}
 			}
@@ -533,6 +547,7 @@ func (m *model) settle() {
 		}
 	}
 	clear(m.dirty)
+	m.settleScopes()
 	// Why something is held back names the owner, who may be another now.
 	if m.retell {
 		m.retell = false
@@ -666,6 +681,7 @@ func (m *mesh) advance(kinds []Kind, observed time.Time, rights func(cluster str
 			continue
 		}
 		m.pending[kind] = nil
+		m.scopes.note(kind, todo)
 		for key, p := range todo {
 			if p.removed || p.object == nil {
 				delete(m.good[kind], key)
@@ -703,6 +719,7 @@ func (m *mesh) advance(kinds []Kind, observed time.Time, rights func(cluster str
 			m.lists[kind], m.changed = next, true
 		}
 	}
+	m.placeScopes(kinds, observed, count)
 	changed := m.changed
 	m.changed = false
 	return changed
@@ -733,7 +750,7 @@ func (m *mesh) quarantine(kind int, todo map[string]pending, failures map[string
 }
 
 func (m *mesh) snapshot() *Snapshot {
-	s := &Snapshot{Mesh: m.name, Lists: slices.Clone(m.lists), Policy: m.policy, VirtualClusters: m.members, HeldBack: m.held.publish()}
+	s := &Snapshot{Mesh: m.name, Lists: slices.Clone(m.lists), Policy: m.policy, VirtualClusters: m.members, HeldBack: m.held.publish(), Scopes: m.scopes.publish()}
 	s.seal()
 	for _, failures := range m.quarantined {
 		s.Quarantined = slices.AppendSeq(s.Quarantined, maps.Values(failures))

@@ -91,6 +91,8 @@ type Snapshot struct {
 	Quarantined []v1alpha1.QuarantinedResource
 	// HeldBack are the objects that may not reach the mesh; nil for none.
 	HeldBack *HeldBack
+	// Scopes are what the sidecars of virtual clusters see that have a scope; nil for none.
+	Scopes *Scopes
 
 	order uint64 // greater than that of all that were made before
 }

@@ -16,35 +16,41 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/sync/snapshot"
 )
 
-// maxHeldBack is how many objects that are held back a virtual cluster's status lists.
-const maxHeldBack = 100
+const (
+	// maxHeldBack is how many objects that are held back a virtual cluster's status lists.
+	maxHeldBack = 100
+	// maxScope is how many hosts, and how many namespaces, of its scope it lists.
+	maxScope = 100
+)
 
 // sharing is what a virtual cluster's status tells of the mesh that it shares.
 type sharing struct {
 	HeldBack []v1alpha1.HeldBackResource
 	Count    int32
 	Grants   []v1alpha1.ReceivedGrant
+	Scope    *v1alpha1.SidecarScopeStatus
 }
 
-func (s *sharing) empty() bool { return s.Count == 0 && len(s.Grants) == 0 }
+func (s *sharing) empty() bool { return s.Count == 0 && len(s.Grants) == 0 && s.Scope == nil }
 
 // shared are what the snapshots were made of when virtual clusters were reported last.
 type shared struct {
 	heldBack map[string]*snapshot.HeldBack // by mesh
+	scopes   map[string]*snapshot.Scopes   // by mesh
 	index    *ownership.Index
 	stale    uint64
 }
 
-// reportClusters tells in the status of virtual clusters what is held back of them and what
-// they are granted. Those of which there is nothing to tell, and nothing was told, cost
+// reportClusters tells in the status of virtual clusters what is held back of them, what
+// they are granted and what is in their scope. Those of which there is nothing to tell, and nothing was told, cost
 // nothing.
 func (r *Reporter) reportClusters(ctx context.Context, snapshots []*snapshot.Snapshot) error {
 	index, told, change := r.snapshots.Sharing()
-	now := shared{heldBack: map[string]*snapshot.HeldBack{}, index: index, stale: change}
+	now := shared{heldBack: map[string]*snapshot.HeldBack{}, scopes: map[string]*snapshot.Scopes{}, index: index, stale: change}
 	for _, s := range snapshots {
-		now.heldBack[s.Mesh] = s.HeldBack
+		now.heldBack[s.Mesh], now.scopes[s.Mesh] = s.HeldBack, s.Scopes
 	}
-	if index == nil || r.failed == 0 && now.index == r.shared.index && now.stale == r.shared.stale && maps.Equal(now.heldBack, r.shared.heldBack) {
+	if index == nil || r.failed == 0 && now.index == r.shared.index && now.stale == r.shared.stale && maps.Equal(now.heldBack, r.shared.heldBack) && maps.Equal(now.scopes, r.shared.scopes) {
 		return nil
 	}
 	desired := map[string]*sharing{}
@@ -74,6 +80,14 @@ func (r *Reporter) reportClusters(ctx context.Context, snapshots []*snapshot.Sna
 				c.HeldBack = append(c.HeldBack, h.HeldBackResource)
 			}
 		}
+		for cluster, scope := range s.Scopes.All() {
+			of(cluster).Scope = &v1alpha1.SidecarScopeStatus{
+				Namespaces: int32(scope.Namespaces),
+				Hosts:      scope.Hosts[:min(len(scope.Hosts), maxScope)],
+				Replaced:   scope.Replaced[:min(len(scope.Replaced), maxScope)],
+				Message:    scope.Message,
+			}
+		}
 	}
 	var errs []error
 	for _, cluster := range slices.Sorted(maps.Keys(desired)) {
@@ -82,7 +96,7 @@ func (r *Reporter) reportClusters(ctx context.Context, snapshots []*snapshot.Sna
 			continue
 		}
 		if err := r.writer.UpdateVirtualClusterStatus(ctx, cluster, func(status *v1alpha1.VirtualClusterStatus) error {
-			status.HeldBack, status.HeldBackCount, status.Grants = want.HeldBack, want.Count, want.Grants
+			status.HeldBack, status.HeldBackCount, status.Grants, status.SidecarScope = want.HeldBack, want.Count, want.Grants, want.Scope
 			meta.SetStatusCondition(&status.Conditions, conforming(want))
 			return nil
 		}); err != nil {

@@ -82,3 +82,37 @@ func TestVirtualClustersAreToldWhatIsHeldBackAndGranted(t *testing.T) {
 		t.Errorf("%d of %d are listed", len(s.HeldBack), s.HeldBackCount)
 	}
 }
+
+func TestVirtualClustersAreToldTheirScope(t *testing.T) {
+	w := &world{clusters: map[string]*v1alpha1.VirtualClusterStatus{"shop": {}, "bank": {}}, index: ownership.New()}
+	r, _ := newReporter(w)
+	expect := func(step string, scopes map[string]*snapshot.Scope, writes ...string) *v1alpha1.SidecarScopeStatus {
+		t.Helper()
+		s := holding()
+		if scopes != nil {
+			s.Scopes = snapshot.NewScopes(scopes)
+		}
+		w.snapshots, w.clusterWrites = []*snapshot.Snapshot{s}, nil
+		look(t, r)
+		look(t, r)
+		if !slices.Equal(w.clusterWrites, writes) {
+			t.Errorf("%s: wrote %v, want %v", step, w.clusterWrites, writes)
+		}
+		return w.clusters["shop"].SidecarScope
+	}
+	if got := expect("without one", nil); got != nil {
+		t.Errorf("told %+v", got)
+	}
+	many := make([]string, 2*maxScope)
+	for i := range many {
+		many[i] = fmt.Sprint(i)
+	}
+	scope := &snapshot.Scope{Namespaces: 3, Hosts: many, Replaced: []string{"a"}, Message: "x"}
+	if got := expect("with one", map[string]*snapshot.Scope{"shop": scope}, "shop"); got.Namespaces != 3 || len(got.Hosts) != maxScope || fmt.Sprint(got.Replaced) != "[a]" || got.Message != "x" {
+		t.Errorf("told %+v", got)
+	}
+	expect("when another's is new", map[string]*snapshot.Scope{"shop": scope, "bank": {Namespaces: 1}}, "bank")
+	if got := expect("when it is off", map[string]*snapshot.Scope{"bank": {Namespaces: 1}}, "shop"); got != nil {
+		t.Errorf("told %+v", got)
+	}
+}

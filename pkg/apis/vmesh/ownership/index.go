@@ -31,6 +31,8 @@ type Claims struct {
 	Rails *v1alpha1.VirtualClusterGuardRails
 	// Grants are what it lets others use; likewise.
 	Grants []v1alpha1.VirtualClusterGrant
+	// Scope is what its sidecars see, nil for all; likewise.
+	Scope *v1alpha1.VirtualClusterSidecarScope
 	// Created decides between overlapping claims: the older wins, then the lesser name.
 	Created time.Time
 }
@@ -46,6 +48,7 @@ func ClaimsOf(vc *v1alpha1.VirtualCluster) Claims {
 		Hosts:      vc.Spec.Hosts,
 		Rails:      vc.Spec.GuardRails,
 		Grants:     vc.Spec.Grants,
+		Scope:      vc.Spec.SidecarScope,
 		Created:    vc.CreationTimestamp.Time,
 	}
 }
@@ -54,7 +57,8 @@ func ClaimsOf(vc *v1alpha1.VirtualCluster) Claims {
 func (c Claims) Same(as Claims) bool {
 	return c.Cluster == as.Cluster && c.Mesh == as.Mesh && c.Created.Equal(as.Created) &&
 		slices.Equal(c.Namespaces, as.Namespaces) && slices.Equal(c.Hosts, as.Hosts) &&
-		equality.Semantic.DeepEqual(c.Rails, as.Rails) && equality.Semantic.DeepEqual(c.Grants, as.Grants)
+		equality.Semantic.DeepEqual(c.Rails, as.Rails) && equality.Semantic.DeepEqual(c.Grants, as.Grants) &&
+		equality.Semantic.DeepEqual(c.Scope, as.Scope)
 }
 
 // Index answers who owns what. It never changes, so any number of goroutines may

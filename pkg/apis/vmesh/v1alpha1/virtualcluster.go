@@ -72,6 +72,13 @@ type VirtualClusterSpec struct {
 	// +optional
 	GuardRails *VirtualClusterGuardRails `json:"guardRails,omitempty"`
 
+	// If set, sidecar proxies in the virtual cluster's namespaces see only a part of the mesh,
+	// which makes their configuration, and every push to them, smaller. What they do not see
+	// they cannot call by its mesh configuration. A namespace's own Sidecar without a workload
+	// selector stands for that of vmesh.
+	// +optional
+	SidecarScope *VirtualClusterSidecarScope `json:"sidecarScope,omitempty"`
+
 	// What other virtual clusters of the mesh may use of what this one owns.
 	// +optional
 	// +listType=map
@@ -200,6 +207,10 @@ type VirtualClusterStatus struct {
 	// +listType=map
 	// +listMapKey=from
 	Grants []ReceivedGrant `json:"grants,omitempty"`
+
+	// What became of the sidecar scope. Absent without one.
+	// +optional
+	SidecarScope *SidecarScopeStatus `json:"sidecarScope,omitempty"`
 
 	// How much there is of what the quota limits, as it was a few seconds ago at most.
 	// +optional
