@@ -31,6 +31,8 @@ type Owners interface {
 	// Grants are what others of the mesh let it use, as they say. Whether a grant is the
 	// giver's to give is asked of NamespaceOwner and HostOwner. Not to be modified.
 	Grants() []v1alpha1.ReceivedGrant
+	// Given are what it lets others use, as it says. Not to be modified.
+	Given() []v1alpha1.VirtualClusterGrant
 
 	// NamespaceOwner is the virtual cluster that owns a namespace, and the pattern by which
 	// it does; empty if nobody does.

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
+	"github.com/vmesh-io/vmesh/pkg/policy"
 )
 
 // revisionLabel is how an object says which revision of Istio it is for.
@@ -103,6 +104,9 @@ func (f *feed) lawful(stage string, from *Snapshot, held *HeldBack) *Snapshot {
 	out.Lists = slices.Clone(from.Lists)
 	hidden := make([][]change, len(f.kinds))
 	for h := range held.All() {
+		if h.Reason == policy.ReasonHostTaken {
+			continue // it may be there until who has its place is
+		}
 		at := slices.IndexFunc(f.kinds, func(k Kind) bool { return k.Name == h.Kind })
 		if at < 0 {
 			continue

@@ -539,6 +539,33 @@ func (x *Index) Granted(to string) []v1alpha1.ReceivedGrant {
 	return all
 }
 
+// Sharing adds to some virtual clusters those with whom they share hosts by grants, and those
+// with whom these do.
+func (x *Index) Sharing(clusters map[string]struct{}) {
+	todo := slices.Collect(maps.Keys(clusters))
+	add := func(name string) {
+		if _, has := clusters[name]; !has {
+			clusters[name] = struct{}{}
+			todo = append(todo, name)
+		}
+	}
+	for len(todo) > 0 {
+		name := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		of, _ := x.Claims(name)
+		for _, g := range of.Grants {
+			if len(g.Hosts) > 0 {
+				add(g.To)
+			}
+		}
+		for _, g := range x.Granted(name) {
+			if len(g.Hosts) > 0 {
+				add(g.From)
+			}
+		}
+	}
+}
+
 // Grantees are the virtual clusters that somebody grants something, in order.
 func (x *Index) Grantees() iter.Seq[string] {
 	return func(yield func(string) bool) {
