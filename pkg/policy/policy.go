@@ -37,6 +37,8 @@ type Owners interface {
 	// NamespaceOwner is the virtual cluster that owns a namespace, and the pattern by which
 	// it does; empty if nobody does.
 	NamespaceOwner(namespace string) (cluster string, by v1alpha1.NamespacePattern)
+	// TakesOver says whether it may claim a namespace that another one owns, who hands it over.
+	TakesOver(namespace string) bool
 	// HostOwner is the virtual cluster that claims a host outside of the mesh's namespaces,
 	// and the pattern by which it does; empty if nobody does. Of a wildcard (*.example.com,
 	// or *) it is this virtual cluster only if it owns every host that the wildcard can

@@ -270,14 +270,13 @@ func (m *model) claim(old, claims ownership.Claims) {
 	for _, s := range c.spaces {
 		m.affected[s] = struct{}{}
 	}
-	same := old.Mesh == claims.Mesh && old.Created.Equal(claims.Created)
 	for _, p := range old.Namespaces {
-		if !same || !slices.Contains(claims.Namespaces, p) {
+		if !old.SameClaim(p, claims) {
 			m.affect(old.Mesh, p)
 		}
 	}
 	for _, p := range claims.Namespaces {
-		if !same || !slices.Contains(old.Namespaces, p) {
+		if !claims.SameClaim(p, old) {
 			m.affect(claims.Mesh, p)
 		}
 	}
