@@ -204,6 +204,7 @@ func addPlanned(raw json.RawMessage, spec *v1alpha1.ClaimReviewSpec) (count int,
 	}
 	spec.VirtualClusters = append(spec.VirtualClusters, v1alpha1.PlannedVirtualCluster{
 		Name: vc.Name, Mesh: vc.Spec.Mesh, Namespaces: vc.Spec.Namespaces, Hosts: vc.Spec.Hosts, GuardRails: vc.Spec.GuardRails, Grants: vc.Spec.Grants,
+		Handovers: vc.Spec.Handovers,
 	})
 	return 1, name(vc.Name)
 }

@@ -95,14 +95,14 @@ func (g *GuardRails) of(ctx context.Context) (policy.Owners, bool) {
 }
 
 // namespace refuses a namespace that the virtual cluster does not own although it owns
-// some: what is in it would never reach the mesh.
+// some, unless it is handed over to it: what is in it would never reach the mesh.
 func (g *GuardRails) namespace(ctx context.Context, name string) error {
 	owners, ok := g.of(ctx)
 	if !ok || g.system(ctx, name) {
 		return nil
 	}
 	owner, _ := owners.NamespaceOwner(name)
-	if owner == owners.Cluster() {
+	if owner == owners.Cluster() || owners.TakesOver(name) {
 		return nil
 	}
 	whose := "nobody owns it"

@@ -31,10 +31,14 @@ type Owners interface {
 	// Grants are what others of the mesh let it use, as they say. Whether a grant is the
 	// giver's to give is asked of NamespaceOwner and HostOwner. Not to be modified.
 	Grants() []v1alpha1.ReceivedGrant
+	// Given are what it lets others use, as it says. Not to be modified.
+	Given() []v1alpha1.VirtualClusterGrant
 
 	// NamespaceOwner is the virtual cluster that owns a namespace, and the pattern by which
 	// it does; empty if nobody does.
 	NamespaceOwner(namespace string) (cluster string, by v1alpha1.NamespacePattern)
+	// TakesOver says whether it may claim a namespace that another one owns, who hands it over.
+	TakesOver(namespace string) bool
 	// HostOwner is the virtual cluster that claims a host outside of the mesh's namespaces,
 	// and the pattern by which it does; empty if nobody does. Of a wildcard (*.example.com,
 	// or *) it is this virtual cluster only if it owns every host that the wildcard can

@@ -152,6 +152,9 @@ func Kinds(kinds []*kind.Kind) ([]snapshot.Kind, error) {
 			MessageName:   r.MessageName(),
 			AppendMessage: r.AppendMessage,
 			Admit:         admit(k.GroupKind().Kind),
+			Share: func(o *object.Object, owners *ownership.View) *policy.Shared {
+				return policy.Share(k.GroupKind().Kind, o, owners)
+			},
 		}
 	}
 	return out, nil

@@ -82,6 +82,11 @@ func (b *bench) run(ctx context.Context) error {
 			return fmt.Errorf("istiod's pushes: %w", err)
 		}
 	}
+	if b.want(19) {
+		if err := b.claims(ctx); err != nil {
+			return fmt.Errorf("claims: %w", err)
+		}
+	}
 	if b.want(13) {
 		// Last: it leaves this process with fewer processors.
 		if err := b.neighbours(ctx); err != nil {

@@ -74,7 +74,7 @@ func (r *ClaimReviewREST) Create(ctx context.Context, obj runtime.Object, valida
 	clusters := make([]*v1alpha1.VirtualCluster, len(asked.Spec.VirtualClusters))
 	for i, p := range asked.Spec.VirtualClusters {
 		clusters[i] = &v1alpha1.VirtualCluster{ObjectMeta: metav1.ObjectMeta{Name: p.Name}, Spec: v1alpha1.VirtualClusterSpec{
-			Mesh: p.Mesh, Namespaces: p.Namespaces, Hosts: p.Hosts, GuardRails: p.GuardRails, Grants: p.Grants,
+			Mesh: p.Mesh, Namespaces: p.Namespaces, Hosts: p.Hosts, GuardRails: p.GuardRails, Grants: p.Grants, Handovers: p.Handovers,
 		}}
 	}
 	meshes := make([]*v1alpha1.Mesh, len(asked.Spec.Meshes))
@@ -108,7 +108,7 @@ func (c *Clusters) conflicts(planned []*v1alpha1.VirtualCluster) (conflicts, war
 	}
 	spec := field.NewPath("spec")
 	for _, claims := range all {
-		errs := validateHosts(spec.Child("hosts"), claims.Hosts)
+		errs := append(validateHosts(spec.Child("hosts"), claims.Hosts), validateHandovers(spec.Child("handovers"), claims)...)
 		if conflict := overlap(index, spec, claims); conflict != nil {
 			errs = append(errs, conflict)
 		}

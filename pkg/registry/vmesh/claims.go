@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -75,7 +76,7 @@ func (c *Clusters) validate(ctx context.Context, o, old *object.Object) ([]strin
 	}
 	claims := ownership.ClaimsOf(vc)
 	path := field.NewPath("spec")
-	if errs := validateHosts(path.Child("hosts"), claims.Hosts); len(errs) > 0 {
+	if errs := append(validateHosts(path.Child("hosts"), claims.Hosts), validateHandovers(path.Child("handovers"), claims)...); len(errs) > 0 {
 		return nil, errs
 	}
 	if err := c.claimAlone(ctx, claims, old); err != nil {
@@ -84,10 +85,11 @@ func (c *Clusters) validate(ctx context.Context, o, old *object.Object) ([]strin
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	conflict := overlap(c.claims, path, claims)
+	index := c.claims.With(claims)
+	conflict := overlap(index, path, claims)
 	for name, p := range c.pending {
 		if conflict == nil && name != claims.Cluster && p.claims.Mesh == claims.Mesh {
-			conflict = overlap(ownership.New(p.claims), path, claims)
+			conflict = overlap(ownership.New(p.claims, claims), path, claims)
 		}
 	}
 	if conflict != nil {
@@ -101,7 +103,7 @@ func (c *Clusters) validate(ctx context.Context, o, old *object.Object) ([]strin
 			had = c.claims.With(before)
 		}
 	}
-	warnings, errs := validateGrants(path.Child("grants"), c.claims.With(claims), claims, had, before)
+	warnings, errs := validateGrants(path.Child("grants"), index, claims, had, before)
 	if len(errs) > 0 {
 		return nil, errs
 	}
@@ -115,18 +117,19 @@ func (c *Clusters) validate(ctx context.Context, o, old *object.Object) ([]strin
 	return warnings, nil
 }
 
-// overlap is what is wrong with claims of which another virtual cluster of the mesh owns a
-// part.
+// overlap is what is wrong with claims, which are in the index, of which another virtual
+// cluster of the mesh owns a part.
 func overlap(x *ownership.Index, spec *field.Path, claims ownership.Claims) *field.Error {
-	refuse := func(path *field.Path, pattern, theirs, owner, what string) *field.Error {
-		return field.Forbidden(path, fmt.Sprintf("%q overlaps with %q, which virtual cluster %q owns in mesh %q: choose other %s, or take them from it first",
-			pattern, theirs, owner, claims.Mesh, what))
+	refuse := func(path *field.Path, pattern, theirs, owner, remedy string) *field.Error {
+		return field.Forbidden(path, fmt.Sprintf("%q overlaps with %q, which virtual cluster %q owns in mesh %q: %s",
+			pattern, theirs, owner, claims.Mesh, remedy))
 	}
 	if owner, theirs, pattern, found := x.Conflict(claims.Mesh, claims.Cluster, claims.Namespaces); found {
-		return refuse(spec.Child("namespaces"), string(pattern), string(theirs), owner, "namespaces")
+		return refuse(spec.Child("namespaces"), string(pattern), string(theirs), owner,
+			fmt.Sprintf("choose other namespaces, or have %q named in its spec.handovers, or take it from it first", theirs))
 	}
 	if owner, theirs, pattern, found := x.HostConflict(claims.Mesh, claims.Cluster, claims.Hosts); found {
-		return refuse(spec.Child("hosts"), string(pattern), string(theirs), owner, "hosts")
+		return refuse(spec.Child("hosts"), string(pattern), string(theirs), owner, "choose other hosts, or take them from it first")
 	}
 	return nil
 }
@@ -142,6 +145,29 @@ func validateHosts(path *field.Path, hosts []v1alpha1.HostPattern) field.ErrorLi
 			errs = append(errs, field.Invalid(path.Index(i), host, "hosts of the mesh's services belong to who owns their namespaces: claim those, in spec.namespaces"))
 		case !strings.Contains(string(host), "."):
 			errs = append(errs, field.Invalid(path.Index(i), host, "a name without a dot is a service of the namespace that it is used in: claim a host with its domain"))
+		}
+	}
+	return errs
+}
+
+// validateHandovers refuses to hand over what is not claimed.
+func validateHandovers(path *field.Path, claims ownership.Claims) field.ErrorList {
+	var errs field.ErrorList
+	seen := map[v1alpha1.NamespacePattern]string{}
+	for i, h := range claims.Handovers {
+		at := path.Index(i)
+		if h.To == claims.Cluster {
+			errs = append(errs, field.Invalid(at.Child("to"), h.To, "what is its own is not handed over: name another virtual cluster"))
+		}
+		for j, p := range h.Namespaces {
+			at := at.Child("namespaces").Index(j)
+			if !slices.Contains(claims.Namespaces, p) {
+				errs = append(errs, field.Invalid(at, p, "is not in spec.namespaces as it is written here: hand over what is claimed, or leave it out once it is given up"))
+			}
+			if to, twice := seen[p]; twice {
+				errs = append(errs, field.Invalid(at, p, fmt.Sprintf("is handed over to %q already: one virtual cluster can have it", to)))
+			}
+			seen[p] = h.To
 		}
 	}
 	return errs
@@ -230,7 +256,8 @@ func claimsAnew(claims ownership.Claims, old *object.Object) bool {
 		return true
 	}
 	had := ownership.ClaimsOf(vc)
-	return had.Mesh != claims.Mesh || !slices.Equal(had.Namespaces, claims.Namespaces) || !slices.Equal(had.Hosts, claims.Hosts)
+	return had.Mesh != claims.Mesh || !slices.Equal(had.Namespaces, claims.Namespaces) || !slices.Equal(had.Hosts, claims.Hosts) ||
+		!equality.Semantic.DeepEqual(had.Handovers, claims.Handovers)
 }
 
 // write is a write of one virtual cluster that is under way.

@@ -30,6 +30,8 @@ func TestOnlyNewClaimsHaveToBeAlone(t *testing.T) {
 		{"the same as before", claims("default", "shop"), had, false},
 		{"more than before", claims("default", "shop", "more"), had, true},
 		{"the same in another mesh", claims("other", "shop"), had, true},
+		{"what it hands over", ownership.Claims{Cluster: "shop", Mesh: "default", Namespaces: []v1alpha1.NamespacePattern{"shop"},
+			Handovers: []v1alpha1.VirtualClusterHandover{{To: "new", Namespaces: []v1alpha1.NamespacePattern{"shop"}}}}, had, true},
 		{"nothing any more", claims("default"), had, false},
 		// Another server may have taken them away, which the index has not seen.
 		{"what it had given up", claims("default", "shop"), virtualCluster(t, `"spec":{"mesh":"default"}`), true},
@@ -67,6 +69,25 @@ func TestHostsOfServicesAreNotClaimed(t *testing.T) {
 		errs := validateHosts(field.NewPath("spec", "hosts"), []v1alpha1.HostPattern{"ok.example.com", host})
 		if (len(errs) == 0) != (wrong == "") || len(errs) > 0 && (!strings.Contains(errs[0].Detail, wrong) || errs[0].Field != "spec.hosts[1]") {
 			t.Errorf("%s: %v", host, errs)
+		}
+	}
+}
+
+func TestOnlyWhatIsClaimedIsHandedOver(t *testing.T) {
+	for handovers, wrong := range map[string]string{
+		`{"to":"new","namespaces":["shop","shop-*"]}`:                               "",
+		`{"to":"new","namespaces":["shop"]},{"to":"other","namespaces":["shop-*"]}`: "",
+		`{"to":"new","namespaces":["shop-eu"]}`:                                     "spec.handovers[0].namespaces[0]",
+		`{"to":"shop","namespaces":["shop"]}`:                                       "spec.handovers[0].to",
+		`{"to":"new","namespaces":["shop"]},{"to":"other","namespaces":["shop"]}`:   "spec.handovers[1].namespaces[0]",
+	} {
+		vc, err := Decode(virtualCluster(t, `"spec":{"mesh":"default","namespaces":["shop","shop-*"],"handovers":[`+handovers+`]}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		errs := validateHandovers(field.NewPath("spec", "handovers"), ownership.ClaimsOf(vc))
+		if (len(errs) > 0) != (wrong != "") || len(errs) > 0 && errs[0].Field != wrong {
+			t.Errorf("%s: %v", handovers, errs)
 		}
 	}
 }

@@ -76,7 +76,15 @@ func claiming(c ownership.Claims) *object.Object {
 		}
 		grants = append(grants, map[string]any{"to": g.To, "hosts": given})
 	}
-	spec := map[string]any{"mesh": c.Mesh, "namespaces": list, "hosts": hosts, "grants": grants}
+	handovers := []any{}
+	for _, h := range c.Handovers {
+		over := []any{}
+		for _, p := range h.Namespaces {
+			over = append(over, string(p))
+		}
+		handovers = append(handovers, map[string]any{"to": h.To, "namespaces": over})
+	}
+	spec := map[string]any{"mesh": c.Mesh, "namespaces": list, "hosts": hosts, "grants": grants, "handovers": handovers}
 	if c.Scope != nil {
 		more := []any{}
 		for _, h := range c.Scope.Hosts {
@@ -182,6 +190,45 @@ func TestWhatIsNotAllowedIsHeldBackAndNothingElseSuffers(t *testing.T) {
 	} {
 		step.do()
 		f.waitForBoth(s, step.want, step.held)
+	}
+}
+
+func TestANamespaceThatIsHandedOverIsNeverWithoutItsObjects(t *testing.T) {
+	f := newFixture(t, testKinds(1))
+	bank := claims("bank", "bank", "")
+	f.start(map[string][]*object.Object{
+		"meshes":          {meshObject("m")},
+		"virtualclusters": {claiming(claims("shop", "shop", "")), claiming(bank)},
+		"kind0s":          {text("bank", "bank", "a", "old"), text("bank", "bank", "b", "old"), text("shop", "bank", "a", "new"), text("shop", "bank", "c", "new")},
+	})
+	s := f.subscribe("m")
+	f.waitForBoth(s, "0:bank/a=old 0:bank/b=old", "shop/0:bank/a=NotOwner shop/0:bank/c=NotOwner")
+	set := func(c ownership.Claims) *Snapshot {
+		t.Helper()
+		f.observers["virtualclusters"].Changed(watch.Modified, claiming(c), 9)
+		if err := f.builder.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		now, err := s.Snapshot()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return now
+	}
+	before, err := s.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bank.Handovers = []v1alpha1.VirtualClusterHandover{{To: "shop", Namespaces: []v1alpha1.NamespacePattern{"bank"}}}
+	if now := set(bank); now.Version != before.Version {
+		t.Errorf("with the offer there is %s", describe(now))
+	}
+	const after, held = "0:bank/a=new 0:bank/c=new", "bank/0:bank/a=NotOwner bank/0:bank/b=NotOwner"
+	if now := set(claims("shop", "shop bank", "")); describe(now) != after || describeHeld(now) != held {
+		t.Errorf("with the claim there is %s, and held back %s", describe(now), describeHeld(now))
+	}
+	if now := set(claims("bank", "other", "")); describe(now) != after || describeHeld(now) != held {
+		t.Errorf("without the old claim there is %s, and held back %s", describe(now), describeHeld(now))
 	}
 }
 

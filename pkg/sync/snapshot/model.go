@@ -72,6 +72,7 @@ type mesh struct {
 	pending     []map[string]pending // by kind, by key
 	quarantined []map[string]v1alpha1.QuarantinedResource
 	good        []map[string]*object.Object // of what is quarantined, what the list has
+	contests    []contest                   // by kind
 	held        held
 	turned      []touched // what came to be held back, or free, since the follower was told
 	members     int
@@ -279,14 +280,13 @@ func (m *model) claim(old, claims ownership.Claims) {
 	for _, s := range c.spaces {
 		m.affected[s] = struct{}{}
 	}
-	same := old.Mesh == claims.Mesh && old.Created.Equal(claims.Created)
 	for _, p := range old.Namespaces {
-		if !same || !slices.Contains(claims.Namespaces, p) {
+		if !old.SameClaim(p, claims) {
 			m.affect(old.Mesh, p)
 		}
 	}
 	for _, p := range claims.Namespaces {
-		if !same || !slices.Contains(old.Namespaces, p) {
+		if !claims.SameClaim(p, old) {
 			m.affect(claims.Mesh, p)
 		}
 	}
@@ -377,6 +377,7 @@ func (m *model) addMesh(o *object.Object) {
 		pending:     make([]map[string]pending, n),
 		quarantined: make([]map[string]v1alpha1.QuarantinedResource, n),
 		good:        make([]map[string]*object.Object, n),
+		contests:    make([]contest, n),
 		members:     m.members[name],
 		changed:     true,
 		scopes:      scopes{kind: m.scopeKind},
@@ -691,6 +692,7 @@ func (m *mesh) advance(kinds []Kind, observed time.Time, rights func(cluster str
 			}
 		}
 		results := renderAll(&kinds[kind], todo, rights)
+		m.contend(kind, &kinds[kind], todo, &results, rights)
 		count(kind, results.rendered)
 		for o, v := range results.held {
 			if m.hold(o, kinds[kind].Name, v.Reason, v.Field+": "+v.Message) {
@@ -698,7 +700,7 @@ func (m *mesh) advance(kinds []Kind, observed time.Time, rights func(cluster str
 			}
 		}
 		for _, o := range results.free {
-			if m.release(o.Cluster(), kinds[kind].Name, o.Namespace, o.Name) {
+			if !m.contests[kind].out(key(o.Namespace, o.Name)) && m.release(o.Cluster(), kinds[kind].Name, o.Namespace, o.Name) {
 				m.turned = append(m.turned, touched{kind: kind, object: o})
 			}
 		}
@@ -723,6 +725,58 @@ func (m *mesh) advance(kinds []Kind, observed time.Time, rights func(cluster str
 	changed := m.changed
 	m.changed = false
 	return changed
+}
+
+// contend decides who of those that speak for the same hosts is in the mesh, and adds what
+// follows for others than those who were rendered.
+func (m *mesh) contend(kind int, of *Kind, todo map[string]pending, r *results, rights func(cluster string) rights) {
+	c := &m.contests[kind]
+	again := map[string]pending{}
+	for key := range todo {
+		if _, kept := r.kept[key]; kept {
+			continue
+		}
+		if said := r.said[key]; c.out(key) && said.object != todo[key].object && said.object != nil {
+			again[key] = pending{object: said.object} // the list has not even its last good form
+		}
+		c.set(key, r.said[key].object, r.said[key].shared)
+	}
+	gone := map[string]struct{}{}
+	c.decide(func(s *speaker, v policy.Violation) {
+		if r.held == nil {
+			r.held = map[*object.Object]policy.Violation{}
+		}
+		r.held[s.object] = v
+		gone[s.key] = struct{}{}
+	}, func(s *speaker) {
+		again[s.key] = pending{object: s.object}
+	})
+	if len(gone) > 0 {
+		for i := range r.changes {
+			at := &r.changes[i]
+			if _, is := gone[at.key]; is {
+				at.entry = nil
+				delete(gone, at.key)
+			}
+		}
+		for key := range gone {
+			r.changes = append(r.changes, change{key: key})
+		}
+	}
+	maps.DeleteFunc(again, func(key string, _ pending) bool { return c.out(key) })
+	if len(again) == 0 {
+		return
+	}
+	late := renderAll(of, again, rights)
+	r.rendered += late.rendered
+	r.changes = append(r.changes, late.changes...)
+	r.free = append(r.free, late.free...)
+	for key, failure := range late.failures {
+		if r.failures == nil {
+			r.failures = map[string]v1alpha1.QuarantinedResource{}
+		}
+		r.failures[key] = failure
+	}
 }
 
 // quarantine notes which objects failed and which of those that did no longer do.

@@ -22,12 +22,21 @@ type results struct {
 	held     map[*object.Object]policy.Violation // the objects that may not be in the mesh
 	free     []*object.Object                    // those that may
 	good     map[string]*object.Object           // of failures, what the list keeps
+	said     map[string]said                     // what is said for shared hosts; of failures, by what the list keeps
+	kept     map[string]struct{}                 // of failures, those that are as they were
 	rendered int
+}
+
+// said is what an object says for shared hosts.
+type said struct {
+	object *object.Object
+	shared *policy.Shared
 }
 
 // outcome is what became of one object.
 type outcome struct {
 	entry     *rendered
+	shared    *policy.Shared
 	violation *policy.Violation
 	err       error
 	// When there is an error: what the list has of it may no longer be in the mesh.
@@ -64,7 +73,8 @@ func renderAll(kind *Kind, todo map[string]pending, of func(cluster string) righ
 				}
 				t.outcome, message = renderOne(kind, t.object, t.rights, t.change.key, message[:0])
 				if t.err != nil && t.previous != nil {
-					t.formerViolation = former(kind, t.previous, t.rights)
+					before := former(kind, t.previous, t.rights)
+					t.formerViolation, t.shared = before.violation, before.shared
 				}
 			}
 		}
@@ -85,6 +95,15 @@ func renderAll(kind *Kind, todo map[string]pending, of func(cluster string) righ
 	}
 	for _, t := range tasks {
 		o, gone := t.object, change{key: t.change.key}
+		if by := o; t.shared != nil {
+			if t.err != nil {
+				by = t.previous
+			}
+			if r.said == nil {
+				r.said = map[string]said{}
+			}
+			r.said[t.change.key] = said{by, t.shared}
+		}
 		switch {
 		case o == nil:
 			r.changes = append(r.changes, gone)
@@ -114,6 +133,11 @@ func renderAll(kind *Kind, todo map[string]pending, of func(cluster string) righ
 					r.good = map[string]*object.Object{}
 				}
 				r.good[t.change.key] = t.previous
+			default:
+				if r.kept == nil {
+					r.kept = map[string]struct{}{}
+				}
+				r.kept[t.change.key] = struct{}{}
 			}
 			r.free = append(r.free, o)
 		}
@@ -121,10 +145,10 @@ func renderAll(kind *Kind, todo map[string]pending, of func(cluster string) righ
 	return r
 }
 
-// former says why the form in which an object is in the list may not be there.
-func former(kind *Kind, o *object.Object, r rights) *policy.Violation {
+// former is what becomes of the form in which an object is in the list.
+func former(kind *Kind, o *object.Object, r rights) outcome {
 	out, _ := renderOne(kind, o, r, key(o.Namespace, o.Name), nil)
-	return out.violation
+	return out
 }
 
 // shorten bounds a text that goes into the status of a mesh.
@@ -146,6 +170,7 @@ func renderOne(kind *Kind, o *object.Object, r rights, key string, scratch []byt
 			out, message = outcome{err: fmt.Errorf("rendering the object: %v", r)}, scratch
 		}
 	}()
+	var shared *policy.Shared
 	if kind.Admit != nil {
 		shown, violations, err := kind.Admit(o, r.view, r.exports)
 		switch {
@@ -155,11 +180,14 @@ func renderOne(kind *Kind, o *object.Object, r rights, key string, scratch []byt
 			return outcome{violation: &violations[0]}, scratch
 		}
 		o = shown
+		if kind.Share != nil {
+			shared = kind.Share(o, r.view)
+		}
 	}
 	message, err := kind.AppendMessage(scratch, o)
 	if err != nil {
 		return outcome{err: err}, scratch
 	}
 	entry := render(o, key, typePrefix+kind.MessageName, message)
-	return outcome{entry: &entry}, message
+	return outcome{entry: &entry, shared: shared}, message
 }

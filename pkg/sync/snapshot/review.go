@@ -9,6 +9,7 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/ownership"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
+	"github.com/vmesh-io/vmesh/pkg/policy"
 )
 
 // Plan is what somebody thinks of changing.
@@ -64,11 +65,16 @@ func (b *Builder) Review(ctx context.Context, plan Plan) (Review, error) {
 		return Review{}, context.Cause(ctx)
 	}
 	var r Review
+	then, err := before.judgeAll(ctx, subjects)
+	if err != nil {
+		return Review{}, err
+	}
+	now, err := after.judgeAll(ctx, subjects)
+	if err != nil {
+		return Review{}, err
+	}
 	for i, s := range subjects {
-		if i%256 == 0 && ctx.Err() != nil {
-			return Review{}, context.Cause(ctx)
-		}
-		was, is := before.judge(s), after.judge(s)
+		was, is := then[i], now[i]
 		h := heldKey(s.object.Cluster(), s.kind.Name, s.object.Namespace, s.object.Name)
 		switch {
 		case was.in && !is.in:
@@ -123,6 +129,8 @@ func (m *model) plan(plan Plan) (before, after world, subjects []subject) {
 		}
 		concerned[claims.Cluster] = struct{}{}
 	}
+	before.index.Sharing(concerned)
+	after.index.Sharing(concerned)
 	for name := range concerned {
 		c := m.clusters[name]
 		if c == nil {
@@ -137,24 +145,58 @@ func (m *model) plan(plan Plan) (before, after world, subjects []subject) {
 	return before, after, subjects
 }
 
+// judgeAll judges objects, and decides between those that speak for the same hosts.
+func (w *world) judgeAll(ctx context.Context, subjects []subject) ([]verdict, error) {
+	type place struct {
+		mesh string
+		kind *Kind
+	}
+	contests := map[place]*contest{}
+	verdicts := make([]verdict, len(subjects))
+	at := map[*object.Object]int{}
+	for i, s := range subjects {
+		if i%256 == 0 && ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		var said *policy.Shared
+		if verdicts[i], said = w.judge(s); said == nil {
+			continue
+		}
+		claims, _ := w.index.Claims(s.object.Cluster())
+		in := place{claims.Mesh, s.kind}
+		if contests[in] == nil {
+			contests[in] = &contest{}
+		}
+		contests[in].set(key(s.object.Namespace, s.object.Name), s.object, said)
+		at[s.object] = i
+	}
+	for _, c := range contests {
+		c.decide(func(s *speaker, v policy.Violation) {
+			verdicts[at[s.object]] = verdict{reason: v.Reason, message: shorten(v.Field + ": " + v.Message)}
+		}, func(*speaker) {})
+	}
+	return verdicts, nil
+}
+
 // verdict is whether an object is in its mesh, and else why not.
 type verdict struct {
 	in              bool
 	reason, message string
 }
 
-func (w *world) judge(s subject) verdict {
+// judge judges an object by itself. said is what it says for hosts that others may speak for.
+func (w *world) judge(s subject) (v verdict, said *policy.Shared) {
 	cluster, namespace := s.object.Cluster(), s.object.Namespace
 	claims, _ := w.index.Claims(cluster)
 	root, ok := w.roots[claims.Mesh]
 	if !ok {
-		return verdict{reason: ReasonNoMesh, message: "its virtual cluster belongs to no mesh that there is"}
+		return verdict{reason: ReasonNoMesh, message: "its virtual cluster belongs to no mesh that there is"}, nil
 	}
 	if owner, _ := w.index.Owner(claims.Mesh, namespace); owner != cluster {
-		return verdict{reason: ReasonNotOwner, message: notOwner(claims.Mesh, namespace, owner)}
+		return verdict{reason: ReasonNotOwner, message: notOwner(claims.Mesh, namespace, owner)}, nil
 	}
 	if s.kind.Admit == nil {
-		return verdict{in: true}
+		return verdict{in: true}, nil
 	}
 	r, ok := w.known[cluster]
 	if !ok {
@@ -163,10 +205,14 @@ func (w *world) judge(s subject) verdict {
 	}
 	// What cannot be read now is what it was: nothing is told of it.
 	if _, is := s.object.Annotations[QuarantinedAnnotation]; is {
-		return verdict{in: true}
+		return verdict{in: true}, nil
 	}
-	if _, violations, err := s.kind.Admit(s.object, r.view, r.exports); err == nil && len(violations) > 0 {
-		return verdict{reason: violations[0].Reason, message: shorten(violations[0].Field + ": " + violations[0].Message)}
+	shown, violations, err := s.kind.Admit(s.object, r.view, r.exports)
+	if err == nil && len(violations) > 0 {
+		return verdict{reason: violations[0].Reason, message: shorten(violations[0].Field + ": " + violations[0].Message)}, nil
 	}
-	return verdict{in: true}
+	if err == nil && s.kind.Share != nil {
+		said = s.kind.Share(shown, r.view)
+	}
+	return verdict{in: true}, said
 }

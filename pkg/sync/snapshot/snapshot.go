@@ -55,6 +55,10 @@ type Kind struct {
 	// same virtual cluster. It must be safe for concurrent use and must not keep or modify
 	// the object. Without it all objects are let in.
 	Admit func(o *object.Object, owners *ownership.View, exports *policy.Exports) (*object.Object, []policy.Violation, error)
+	// Share says what an object that is let in, as the mesh is to see it, says for hosts that
+	// others may speak for too; nil for nothing. Of those that cannot be in the mesh together the
+	// oldest is. It is as safe as Admit, without which it is not asked, and may be nil.
+	Share func(o *object.Object, owners *ownership.View) *policy.Shared
 }
 
 // Observer is told what a source holds and how it changes. Its methods are called

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
+	"github.com/vmesh-io/vmesh/pkg/policy"
 )
 
 // revisionLabel is how an object says which revision of Istio it is for.
@@ -88,21 +89,27 @@ func (s *Subscription) Stage() string {
 type lawful struct {
 	from, result *Snapshot
 	held         *HeldBack
+	newest       *Snapshot // if something stays until who has its place in this one comes
 }
 
-func (f *feed) lawful(stage string, from *Snapshot, held *HeldBack) *Snapshot {
+func (f *feed) lawful(stage string, from, newest *Snapshot) *Snapshot {
+	held := newest.HeldBack
 	if held.Len() == 0 {
 		return from
 	}
 	f.lawfulMu.Lock()
 	defer f.lawfulMu.Unlock()
-	if had := f.lawfulOf[stage]; had != nil && had.from == from && had.held == held {
+	if had := f.lawfulOf[stage]; had != nil && had.from == from && had.held == held && (had.newest == nil || had.newest == newest) {
 		return had.result
 	}
 	out := *from
 	out.Lists = slices.Clone(from.Lists)
 	hidden := make([][]change, len(f.kinds))
+	var until *Snapshot
 	for h := range held.All() {
+		if h.Reason == policy.ReasonHostTaken {
+			continue // it may be there until who has its place is
+		}
 		at := slices.IndexFunc(f.kinds, func(k Kind) bool { return k.Name == h.Kind })
 		if at < 0 {
 			continue
@@ -110,6 +117,10 @@ func (f *feed) lawful(stage string, from *Snapshot, held *HeldBack) *Snapshot {
 		// Under the same name there may be another virtual cluster's by now.
 		name := key(h.Namespace, h.Name)
 		if e, is := out.Lists[at].Get(name); is && e.Cluster() == h.VirtualCluster {
+			if _, moved := newest.Lists[at].Get(name); moved && h.Reason == ReasonNotOwner {
+				until = newest // its namespace went over to another, and so will it
+				continue
+			}
 			hidden[at] = append(hidden[at], change{key: name})
 		}
 	}
@@ -122,7 +133,7 @@ func (f *feed) lawful(stage string, from *Snapshot, held *HeldBack) *Snapshot {
 	if f.lawfulOf == nil {
 		f.lawfulOf = map[string]*lawful{}
 	}
-	f.lawfulOf[stage] = &lawful{from, &out, held}
+	f.lawfulOf[stage] = &lawful{from, &out, held, until}
 	return &out
 }
 
@@ -182,7 +193,7 @@ func (s *Subscription) choose(newest *Snapshot, who *ControlPlane) (*Snapshot, e
 		if now == nil || now.epoch != policy.Epoch || now.of[s.choice.stage] == nil {
 			return nil, ErrHeld
 		}
-		from = s.feed.lawful(s.choice.stage, now.of[s.choice.stage], newest.HeldBack)
+		from = s.feed.lawful(s.choice.stage, now.of[s.choice.stage], newest)
 	}
 	if s.choice.view == nil {
 		return from, nil

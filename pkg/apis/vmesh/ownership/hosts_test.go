@@ -155,6 +155,11 @@ func TestHostsAgreeWithTheDefinition(t *testing.T) {
 			if random.IntN(3) == 0 {
 				c.Grants = []v1alpha1.VirtualClusterGrant{{To: fmt.Sprintf("c%d", random.IntN(6)), Hosts: []v1alpha1.HostPattern{pattern()}, Gateways: []string{"a/g"}}}
 			}
+			for _, p := range c.Namespaces {
+				if p != "*" && random.IntN(3) == 0 {
+					c.Handovers = append(c.Handovers, v1alpha1.VirtualClusterHandover{To: fmt.Sprintf("c%d", random.IntN(6)), Namespaces: []v1alpha1.NamespacePattern{p}})
+				}
+			}
 			now[cluster] = c
 			x = x.With(c)
 		}
@@ -208,6 +213,9 @@ func TestHostsAgreeWithTheDefinition(t *testing.T) {
 				}
 			}
 		}
+	}
+	if x.endings.Len() > x.hosts.tree.Len() {
+		t.Errorf("there are %d endings of %d hosts", x.endings.Len(), x.hosts.tree.Len())
 	}
 	for c := range x.All() {
 		if _, is := now[c.Cluster]; !is {
@@ -310,6 +318,13 @@ func BenchmarkSharing(b *testing.B) {
 		})
 		b.Run(fmt.Sprint("Concerned/", n), func(b *testing.B) {
 			c, _ := x.Claims("cluster-777")
+			b.ReportAllocs()
+			for b.Loop() {
+				x.Concerned(Claims{}, c)
+			}
+		})
+		b.Run(fmt.Sprint("ConcernedByPrefix/", n), func(b *testing.B) {
+			c := claims("new", "default", 0, "new-*")
 			b.ReportAllocs()
 			for b.Loop() {
 				x.Concerned(Claims{}, c)

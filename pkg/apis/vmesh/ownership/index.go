@@ -33,6 +33,8 @@ type Claims struct {
 	Grants []v1alpha1.VirtualClusterGrant
 	// Scope is what its sidecars see, nil for all; likewise.
 	Scope *v1alpha1.VirtualClusterSidecarScope
+	// Handovers are what others may take over; likewise.
+	Handovers []v1alpha1.VirtualClusterHandover
 	// Created decides between overlapping claims: the older wins, then the lesser name.
 	Created time.Time
 }
@@ -49,6 +51,7 @@ func ClaimsOf(vc *v1alpha1.VirtualCluster) Claims {
 		Rails:      vc.Spec.GuardRails,
 		Grants:     vc.Spec.Grants,
 		Scope:      vc.Spec.SidecarScope,
+		Handovers:  vc.Spec.Handovers,
 		Created:    vc.CreationTimestamp.Time,
 	}
 }
@@ -58,16 +61,30 @@ func (c Claims) Same(as Claims) bool {
 	return c.Cluster == as.Cluster && c.Mesh == as.Mesh && c.Created.Equal(as.Created) &&
 		slices.Equal(c.Namespaces, as.Namespaces) && slices.Equal(c.Hosts, as.Hosts) &&
 		equality.Semantic.DeepEqual(c.Rails, as.Rails) && equality.Semantic.DeepEqual(c.Grants, as.Grants) &&
-		equality.Semantic.DeepEqual(c.Scope, as.Scope)
+		equality.Semantic.DeepEqual(c.Scope, as.Scope) && equality.Semantic.DeepEqual(c.Handovers, as.Handovers)
+}
+
+// handsOver says whether a pattern that is claimed may be taken over, by one virtual cluster
+// or, if none is named, by any.
+func (c Claims) handsOver(p v1alpha1.NamespacePattern, to string) bool {
+	return slices.ContainsFunc(c.Handovers, func(h v1alpha1.VirtualClusterHandover) bool {
+		return (to == "" || h.To == to) && slices.Contains(h.Namespaces, p)
+	})
+}
+
+// SameClaim says whether a pattern that both claim is as good a claim of either.
+func (c Claims) SameClaim(p v1alpha1.NamespacePattern, as Claims) bool {
+	return slices.Contains(c.Namespaces, p) && slices.Contains(as.Namespaces, p) && c.Mesh == as.Mesh && c.Created.Equal(as.Created) &&
+		c.handsOver(p, "") == as.handsOver(p, "")
 }
 
 // Index answers who owns what. It never changes, so any number of goroutines may
 // ask one; With and Without make a new one that shares nearly all of the old one's
 // memory, in a time that grows with the logarithm of the number of claims.
 //
-// A pattern that says something comes before "*" alone. Admission keeps all other
-// patterns of a mesh apart; should two overlap nevertheless, the oldest virtual
-// cluster owns what both claim.
+// A pattern that says something comes before "*" alone. Who hands a pattern over to another
+// owns what it names until that claims it as well. Admission keeps all other patterns of a
+// mesh apart; should two overlap nevertheless, the oldest virtual cluster owns what both claim.
 type Index struct {
 	clone      sync.Mutex // cloning a tree writes to it
 	namespaces patterns
@@ -75,6 +92,7 @@ type Index struct {
 	grants     *btree.BTreeG[grant]
 	clusters   *btree.BTreeG[Claims]
 	claimants  *btree.BTreeG[claimant]
+	endings    *btree.BTreeG[ending]
 }
 
 // grant says that one virtual cluster lets another use something.
@@ -82,6 +100,9 @@ type grant struct{ to, from string }
 
 // claimant is a virtual cluster that claims namespaces.
 type claimant struct{ mesh, cluster string }
+
+// ending is the last label of hosts that a virtual cluster claims.
+type ending struct{ mesh, label, cluster string }
 
 // patterns are the claims of one sort. Those of hosts are held from right to left, so
 // that what is below a domain begins with it.
@@ -99,6 +120,7 @@ type claim struct {
 	mesh    string
 	text    string // the name or the prefix
 	prefix  bool
+	yields  bool // it is handed over, and comes after who claims the same
 	created time.Time
 	cluster string
 }
@@ -118,6 +140,9 @@ func New(claims ...Claims) *Index {
 		clusters: btree.NewG(degree, func(a, b Claims) bool { return a.Cluster < b.Cluster }),
 		claimants: btree.NewG(degree, func(a, b claimant) bool {
 			return cmp.Or(cmp.Compare(a.mesh, b.mesh), cmp.Compare(a.cluster, b.cluster)) < 0
+		}),
+		endings: btree.NewG(degree, func(a, b ending) bool {
+			return cmp.Or(cmp.Compare(a.mesh, b.mesh), cmp.Compare(a.label, b.label), cmp.Compare(a.cluster, b.cluster)) < 0
 		}),
 	}
 	for _, c := range claims {
@@ -143,6 +168,9 @@ func compareClaims(a, b claim) bool {
 }
 
 func (c claim) older(than claim) bool {
+	if c.yields != than.yields {
+		return than.yields
+	}
 	if order := c.created.Compare(than.created); order != 0 {
 		return order < 0
 	}
@@ -185,7 +213,7 @@ func (c Claims) eachNamespace(visit func(claim)) {
 		if len(text) >= len(prefixLengths{}) {
 			continue // longer than a namespace's name can be
 		}
-		visit(claim{mesh: c.Mesh, text: text, prefix: prefix, created: c.Created, cluster: c.Cluster})
+		visit(claim{mesh: c.Mesh, text: text, prefix: prefix, yields: c.handsOver(p, ""), created: c.Created, cluster: c.Cluster})
 	}
 }
 
@@ -328,15 +356,28 @@ func (p *patterns) others(mesh, self, text string, prefix bool, visit func(claim
 }
 
 // Conflict finds a claim of another virtual cluster of the mesh that overlaps with
-// one of the patterns, which self claims or wants to claim.
+// one of the patterns, which self claims or wants to claim. Of what one hands over to
+// the other both may claim the same pattern.
 func (x *Index) Conflict(mesh, self string, patterns []v1alpha1.NamespacePattern) (owner string, ownersPattern, pattern v1alpha1.NamespacePattern, found bool) {
 	for _, p := range patterns {
 		text, prefix := splitNamespace(p)
-		if c, found := x.namespaces.conflict(mesh, self, text, prefix); found {
-			return c.cluster, c.namespace(), p, true
+		var other claim
+		x.namespaces.overlapping(mesh, self, text, prefix, func(c claim) bool {
+			if c.namespace() != p || !x.handsOver(c.cluster, p, self) && !x.handsOver(self, p, c.cluster) {
+				other = c
+			}
+			return other.cluster == ""
+		})
+		if other.cluster != "" {
+			return other.cluster, other.namespace(), p, true
 		}
 	}
 	return "", "", "", false
+}
+
+func (x *Index) handsOver(from string, p v1alpha1.NamespacePattern, to string) bool {
+	c, _ := x.Claims(from)
+	return c.handsOver(p, to)
 }
 
 // HostConflict is Conflict for hosts.
@@ -404,7 +445,7 @@ func (x *Index) Concerned(old, claims Claims) map[string]struct{} {
 	changed := func(a, b Claims) {
 		whole := a.Mesh != b.Mesh || !a.Created.Equal(b.Created)
 		for _, p := range a.Namespaces {
-			if !whole && slices.Contains(b.Namespaces, p) {
+			if a.SameClaim(p, b) {
 				continue
 			}
 			text, prefix := splitNamespace(p)
@@ -418,11 +459,12 @@ func (x *Index) Concerned(old, claims Claims) map[string]struct{} {
 				last, _ := splitHost("*." + text)
 				x.hosts.overlapping(a.Mesh, a.Cluster, last, true, visit)
 			default:
-				x.hosts.tree.AscendGreaterOrEqual(claim{mesh: a.Mesh}, func(c claim) bool {
-					if c.mesh == a.Mesh && strings.HasPrefix(lastLabel(c.text), text) {
-						visit(c)
+				x.endings.AscendGreaterOrEqual(ending{mesh: a.Mesh, label: text}, func(e ending) bool {
+					if e.mesh != a.Mesh || !strings.HasPrefix(e.label, text) {
+						return false
 					}
-					return c.mesh == a.Mesh
+					out[e.cluster] = struct{}{}
+					return true
 				})
 			}
 		}
@@ -543,6 +585,33 @@ func (x *Index) Granted(to string) []v1alpha1.ReceivedGrant {
 	return all
 }
 
+// Sharing adds to some virtual clusters those with whom they share hosts by grants, and those
+// with whom these do.
+func (x *Index) Sharing(clusters map[string]struct{}) {
+	todo := slices.Collect(maps.Keys(clusters))
+	add := func(name string) {
+		if _, has := clusters[name]; !has {
+			clusters[name] = struct{}{}
+			todo = append(todo, name)
+		}
+	}
+	for len(todo) > 0 {
+		name := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		of, _ := x.Claims(name)
+		for _, g := range of.Grants {
+			if len(g.Hosts) > 0 {
+				add(g.To)
+			}
+		}
+		for _, g := range x.Granted(name) {
+			if len(g.Hosts) > 0 {
+				add(g.From)
+			}
+		}
+	}
+}
+
 // Grantees are the virtual clusters that somebody grants something, in order.
 func (x *Index) Grantees() iter.Seq[string] {
 	return func(yield func(string) bool) {
@@ -601,7 +670,7 @@ func (x *Index) copy() *Index {
 	defer x.clone.Unlock()
 	return &Index{
 		namespaces: x.namespaces.copy(), hosts: x.hosts.copy(),
-		grants: x.grants.Clone(), clusters: x.clusters.Clone(), claimants: x.claimants.Clone(),
+		grants: x.grants.Clone(), clusters: x.clusters.Clone(), claimants: x.claimants.Clone(), endings: x.endings.Clone(),
 	}
 }
 
@@ -614,7 +683,10 @@ func (p patterns) copy() patterns {
 func (x *Index) add(c Claims) {
 	x.clusters.ReplaceOrInsert(c)
 	c.eachNamespace(x.namespaces.add)
-	c.eachHost(x.hosts.add)
+	c.eachHost(func(h claim) {
+		x.hosts.add(h)
+		x.endings.ReplaceOrInsert(ending{c.Mesh, lastLabel(h.text), c.Cluster})
+	})
 	for _, g := range c.Grants {
 		x.grants.ReplaceOrInsert(grant{g.To, c.Cluster})
 	}
@@ -629,7 +701,10 @@ func (x *Index) remove(cluster string) {
 		return
 	}
 	old.eachNamespace(x.namespaces.remove)
-	old.eachHost(x.hosts.remove)
+	old.eachHost(func(h claim) {
+		x.hosts.remove(h)
+		x.endings.Delete(ending{old.Mesh, lastLabel(h.text), cluster})
+	})
 	for _, g := range old.Grants {
 		x.grants.Delete(grant{g.To, cluster})
 	}

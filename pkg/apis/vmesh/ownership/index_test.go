@@ -1,6 +1,7 @@
 package ownership
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -102,6 +103,54 @@ func TestClaimsOfUsesDefaultMesh(t *testing.T) {
 	}
 }
 
+func TestANamespaceGoesOverWithOneClaim(t *testing.T) {
+	old := claims("old", "m", 9, "shop", "shop-*", "rest")
+	old.Handovers = []v1alpha1.VirtualClusterHandover{{To: "new", Namespaces: []v1alpha1.NamespacePattern{"shop", "shop-*"}}}
+	x := New(old, claims("other", "m", 8, "other"), claims("new", "m", 1, "mine"))
+	owner := func(want string) {
+		t.Helper()
+		for _, ns := range []string{"shop", "shop-eu"} {
+			if got, _ := x.Owner("m", ns); got != want {
+				t.Errorf("%s is %s's, want %s", ns, got, want)
+			}
+		}
+	}
+	conflicts := func(self string, p v1alpha1.NamespacePattern, want string) {
+		t.Helper()
+		if got, _, _, _ := x.Conflict("m", self, []v1alpha1.NamespacePattern{p}); got != want {
+			t.Errorf("%s of %s is in conflict with %q, want %q", p, self, got, want)
+		}
+	}
+	owner("old")
+	for ns, want := range map[string]bool{"shop": true, "shop-eu": true, "rest": false, "other": false, "free": false} {
+		if got := x.View("new", "root").TakesOver(ns); got != want {
+			t.Errorf("new may take over %s: %v", ns, got)
+		}
+		if x.View("other", "root").TakesOver(ns) {
+			t.Errorf("somebody else may take over %s", ns)
+		}
+	}
+	conflicts("new", "shop", "")
+	conflicts("new", "shop-*", "")
+	conflicts("new", "shop-eu", "old") // it has to be what is handed over
+	conflicts("new", "s*", "old")
+	conflicts("new", "rest", "old")
+	conflicts("other", "shop", "old")
+	taken := claims("new", "m", 1, "mine", "shop", "shop-*")
+	x = x.With(taken)
+	owner("new")
+	conflicts("old", "shop", "") // while it hands it over
+	conflicts("other", "shop", "new")
+	kept := claims("old", "m", 9, "shop", "shop-*")
+	x = x.With(kept)
+	conflicts("old", "shop", "new")
+	conflicts("new", "shop", "old")
+	owner("old") // as between all that overlap nevertheless
+	x = x.With(claims("old", "m", 9, "rest"))
+	owner("new")
+	conflicts("new", "shop", "")
+}
+
 // TestAgreesWithTheDefinition compares an index that takes thousands of random
 // updates with what the definition says, and sees that no update shows in the
 // indexes made before it.
@@ -140,6 +189,11 @@ func TestAgreesWithTheDefinition(t *testing.T) {
 				}
 			}
 			c := claims(cluster, fmt.Sprintf("m%d", random.IntN(2)), random.IntN(3), patterns...)
+			for _, p := range patterns {
+				if p != "*" && random.IntN(3) == 0 {
+					c.Handovers = append(c.Handovers, v1alpha1.VirtualClusterHandover{To: fmt.Sprintf("c%d", random.IntN(8)), Namespaces: []v1alpha1.NamespacePattern{p}})
+				}
+			}
 			now[cluster] = c
 			x = x.With(c)
 		}
@@ -148,8 +202,14 @@ func TestAgreesWithTheDefinition(t *testing.T) {
 		if got, _ := x.Owner(mesh, ns); got != want {
 			t.Fatalf("Owner(%s, %s) = %q, want %q; claims %v", mesh, ns, got, want, now)
 		}
+		var some Claims
+		for _, some = range now {
+			break
+		}
 		p := v1alpha1.NamespacePattern(ns)
-		if random.IntN(2) == 0 {
+		if len(some.Handovers) > 0 && random.IntN(2) == 0 {
+			p = some.Handovers[0].Namespaces[0]
+		} else if random.IntN(2) == 0 {
 			p += "*"
 		}
 		owner, theirs, ours, found := x.Conflict(mesh, "c0", []v1alpha1.NamespacePattern{p})
@@ -170,11 +230,11 @@ func TestAgreesWithTheDefinition(t *testing.T) {
 }
 
 func naiveOwner(all map[string]Claims, mesh, ns string) string {
-	best := func(star bool) string {
+	best := func(star, handed bool) string {
 		var oldest Claims
 		for _, c := range all {
 			for _, p := range c.Namespaces {
-				if c.Mesh != mesh || (p == v1alpha1.AnyNamespace) != star || !p.Matches(ns) {
+				if c.Mesh != mesh || (p == v1alpha1.AnyNamespace) != star || !p.Matches(ns) || handsOver(c, p, "") != handed {
 					continue
 				}
 				if oldest.Cluster == "" || c.Created.Before(oldest.Created) || c.Created.Equal(oldest.Created) && c.Cluster < oldest.Cluster {
@@ -184,15 +244,23 @@ func naiveOwner(all map[string]Claims, mesh, ns string) string {
 		}
 		return oldest.Cluster
 	}
-	if owner := best(false); owner != "" {
-		return owner
+	return cmp.Or(best(false, false), best(false, true), best(true, false))
+}
+
+func handsOver(c Claims, p v1alpha1.NamespacePattern, to string) bool {
+	for _, h := range c.Handovers {
+		if (to == "" || h.To == to) && slices.Contains(h.Namespaces, p) {
+			return true
+		}
 	}
-	return best(true)
+	return false
 }
 
 func naiveConflict(all map[string]Claims, mesh, self string, p v1alpha1.NamespacePattern) bool {
 	for _, c := range all {
-		if c.Mesh == mesh && c.Cluster != self && slices.ContainsFunc(c.Namespaces, p.Overlaps) {
+		if c.Mesh == mesh && c.Cluster != self && slices.ContainsFunc(c.Namespaces, func(q v1alpha1.NamespacePattern) bool {
+			return p.Overlaps(q) && (p != q || !handsOver(c, p, self) && !handsOver(all[self], p, c.Cluster))
+		}) {
 			return true
 		}
 	}

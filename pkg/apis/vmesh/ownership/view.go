@@ -33,6 +33,15 @@ func (v *View) Rails() *v1alpha1.VirtualClusterGuardRails { return v.claims.Rail
 // Grants are what others let it use.
 func (v *View) Grants() []v1alpha1.ReceivedGrant { return v.grants }
 
+// Given are what it lets others use, as it says.
+func (v *View) Given() []v1alpha1.VirtualClusterGrant { return v.claims.Grants }
+
+// TakesOver says whether it may claim a namespace that another one owns, who hands it over.
+func (v *View) TakesOver(namespace string) bool {
+	c, found := v.index.namespaces.owner(v.claims.Mesh, namespace)
+	return found && c.yields && v.index.handsOver(c.cluster, c.namespace(), v.claims.Cluster)
+}
+
 // NamespaceOwner is who owns a namespace, and by which pattern; empty if nobody does.
 func (v *View) NamespaceOwner(namespace string) (cluster string, by v1alpha1.NamespacePattern) {
 	c, found := v.index.namespaces.owner(v.claims.Mesh, namespace)

@@ -68,6 +68,12 @@ type PlannedVirtualCluster struct {
 	// +listMapKey=to
 	// +kubebuilder:validation:MaxItems=1000
 	Grants []VirtualClusterGrant `json:"grants,omitempty"`
+	// As in VirtualCluster.
+	// +optional
+	// +listType=map
+	// +listMapKey=to
+	// +kubebuilder:validation:MaxItems=1000
+	Handovers []VirtualClusterHandover `json:"handovers,omitempty"`
 }
 
 // PlannedMesh is what a mesh would be, as far as it matters.

@@ -80,6 +80,24 @@ type VirtualClusterGrant struct {
 	Hosts []HostPattern `json:"hosts,omitempty"`
 }
 
+// VirtualClusterHandover lets another virtual cluster of the mesh take namespaces over: once
+// that claims one of them, by the same pattern, it owns it, in one step.
+type VirtualClusterHandover struct {
+	// The virtual cluster that may claim them.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	To string `json:"to"`
+
+	// The namespaces, each as it is in spec.namespaces.
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=1000
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=63
+	// +kubebuilder:validation:items:Pattern=`^([a-z0-9][-a-z0-9]*\*|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$`
+	Namespaces []NamespacePattern `json:"namespaces"`
+}
+
 // ReceivedGrant is a grant as the one that it is given to sees it.
 type ReceivedGrant struct {
 	// The virtual cluster that gives it.

@@ -86,6 +86,13 @@ type VirtualClusterSpec struct {
 	// +kubebuilder:validation:MaxItems=1000
 	Grants []VirtualClusterGrant `json:"grants,omitempty"`
 
+	// Which of its namespaces others may take over. Until they claim them, they stay its own.
+	// +optional
+	// +listType=map
+	// +listMapKey=to
+	// +kubebuilder:validation:MaxItems=1000
+	Handovers []VirtualClusterHandover `json:"handovers,omitempty"`
+
 	// What users and groups of the root may do in this virtual cluster, once the root's
 	// RBAC lets them enter it (virtualclusters/proxy). It acts like ClusterRoleBindings,
 	// which cannot be seen, changed or removed from inside.

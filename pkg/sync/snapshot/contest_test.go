@@ -1,0 +1,272 @@
+package snapshot
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/vmesh-io/vmesh/pkg/apis/object"
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/ownership"
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
+	"github.com/vmesh-io/vmesh/pkg/policy"
+)
+
+// sharingKinds are a kind whose objects, made by speaking, share hosts.
+func sharingKinds() []Kind {
+	kinds := testKinds(1)
+	kinds[0].Admit = func(o *object.Object, owners *ownership.View, exports *policy.Exports) (*object.Object, []policy.Violation, error) {
+		if violations := policy.Check("ServiceEntry", o, owners); len(violations) > 0 {
+			return nil, violations, nil
+		}
+		return o, nil, nil
+	}
+	kinds[0].Share = func(o *object.Object, owners *ownership.View) *policy.Shared {
+		return policy.Share("ServiceEntry", o, owners)
+	}
+	kinds[0].AppendMessage = func(dst []byte, o *object.Object) ([]byte, error) {
+		if strings.Contains(string(o.Field("spec")), "broken") {
+			return nil, fmt.Errorf("broken")
+		}
+		return append(dst, '=', '1'), nil
+	}
+	return kinds
+}
+
+// speaking is an object that speaks for hosts everywhere.
+func speaking(cluster, namespace, name string, age int64, hosts ...string) *object.Object {
+	o := object.New(schema.GroupVersionKind{Group: "test.io", Version: "v1", Kind: "Kind0"})
+	o.SetCluster(cluster)
+	o.Namespace, o.Name, o.CreationTimestamp = namespace, name, metav1.Unix(1000-age, 0)
+	list := make([]any, len(hosts))
+	for i, h := range hosts {
+		list[i] = h
+	}
+	if err := o.SetContent(map[string]any{"spec": map[string]any{"hosts": list, "exportTo": []any{"*"}}}); err != nil {
+		panic(err)
+	}
+	return o
+}
+
+// everywhere has claims with a guard rail that lets export to all.
+func everywhere(c ownership.Claims) *object.Object {
+	o := claiming(c)
+	content, err := o.Content()
+	if err != nil {
+		panic(err)
+	}
+	content["spec"].(map[string]any)["guardRails"] = map[string]any{"exportTo": []any{"*"}}
+	if err := o.SetContent(content); err != nil {
+		panic(err)
+	}
+	return o
+}
+
+func TestOfTwoThatSpeakForOneHostTheOldestIsInTheMesh(t *testing.T) {
+	f := newFixture(t, sharingKinds())
+	granting := claims("bank", "bank", "a.com b.com c.com", grantOf("shop", "a.com", "b.com", "c.com"), grantOf("wine", "b.com", "c.com"))
+	f.start(map[string][]*object.Object{
+		"meshes":          {meshObject("m")},
+		"virtualclusters": {everywhere(granting), everywhere(claims("shop", "shop", "shop.com")), everywhere(claims("wine", "wine", ""))},
+		"kind0s": {
+			speaking("bank", "bank", "a", 9, "a.com"),
+			speaking("shop", "shop", "a", 5, "a.com"),             // comes too late
+			speaking("shop", "shop", "b", 8, "a.com", "b.com"),    // has b alone
+			speaking("shop", "shop", "c", 3, "a.com", "shop.com"), // has shop.com alone
+			speaking("wine", "wine", "b", 7, "b.com"),             // comes too late
+			speaking("wine", "wine", "c", 2, "c.com"),
+		},
+	})
+	s := f.subscribe("m")
+	kind := f.kind(0)
+	const b, c = "0:shop/b=1 0:shop/c=1", "0:wine/c=1"
+	first := f.waitForBoth(s, "0:bank/a=1 "+b+" "+c, "shop/0:shop/a=HostTaken wine/0:wine/b=HostTaken")
+	if _, message, _ := first.HeldBackReason("shop", "Kind0", "shop", "a"); !strings.Contains(message, `"a.com" is taken: ServiceEntry bank/a of virtual cluster "bank" is older`) {
+		t.Errorf("the loser is told %q", message)
+	}
+	for _, step := range []struct {
+		name       string
+		do         func()
+		want, held string
+	}{
+		{"the winner goes", func() { kind.Changed(watch.Deleted, speaking("bank", "bank", "a", 9, "a.com"), 2) },
+			"0:shop/a=1 " + b + " " + c, "wine/0:wine/b=HostTaken"},
+		{"it comes back as the youngest", func() { kind.Changed(watch.Added, speaking("bank", "bank", "a", 1, "a.com"), 3) },
+			"0:shop/a=1 " + b + " " + c, "bank/0:bank/a=HostTaken wine/0:wine/b=HostTaken"},
+		{"the winner gives up its host", func() {
+			kind.Changed(watch.Modified, speaking("shop", "shop", "a", 5, "shop.com"), 4)
+			kind.Changed(watch.Modified, speaking("shop", "shop", "b", 8, "shop.com"), 4)
+			kind.Changed(watch.Modified, speaking("shop", "shop", "c", 3, "shop.com"), 4)
+		}, "0:bank/a=1 0:shop/a=1 " + b + " 0:wine/b=1 " + c, ""},
+	} {
+		step.do()
+		f.waitForBoth(s, step.want, step.held)
+	}
+	set := func(c ownership.Claims) { f.observers["virtualclusters"].Changed(watch.Modified, everywhere(c), 9) }
+	kind.Changed(watch.Modified, speaking("shop", "shop", "a", 5, "b.com"), 6)
+	f.waitForBoth(s, "0:bank/a=1 "+b+" 0:wine/b=1 "+c, "shop/0:shop/a=HostTaken")
+	// A grant that ends holds its objects back for that, and lets in who came after them.
+	granting.Grants = granting.Grants[:1]
+	set(granting)
+	f.waitForBoth(s, "0:bank/a=1 0:shop/a=1 "+b, "wine/0:wine/b=HostNotOwned wine/0:wine/c=HostNotOwned")
+	granting.Grants = append(granting.Grants, grantOf("wine", "b.com"))
+	set(granting)
+	f.waitForBoth(s, "0:bank/a=1 "+b+" 0:wine/b=1", "shop/0:shop/a=HostTaken wine/0:wine/c=HostNotOwned")
+	f.observers["virtualclusters"].Changed(watch.Deleted, everywhere(claims("wine", "wine", "")), 10)
+	f.waitForBoth(s, "0:bank/a=1 0:shop/a=1 "+b, "")
+}
+
+func TestWhatCannotBeRenderedKeepsItsHostAndItsPlace(t *testing.T) {
+	f := newFixture(t, sharingKinds())
+	f.start(map[string][]*object.Object{
+		"meshes":          {meshObject("m")},
+		"virtualclusters": {everywhere(claims("bank", "bank", "a.com", grantOf("shop", "a.com"))), everywhere(claims("shop", "shop", ""))},
+		"kind0s":          {speaking("bank", "bank", "a", 9, "a.com"), speaking("shop", "shop", "a", 5, "a.com")},
+	})
+	s := f.subscribe("m")
+	f.waitForBoth(s, "0:bank/a=1", "shop/0:shop/a=HostTaken")
+	broken := func(o *object.Object) *object.Object {
+		content, err := o.Content()
+		if err != nil {
+			t.Fatal(err)
+		}
+		content["spec"].(map[string]any)["broken"] = true
+		if err := o.SetContent(content); err != nil {
+			t.Fatal(err)
+		}
+		return o
+	}
+	quarantined := func(n int, want, held string) {
+		t.Helper()
+		f.wait(s, fmt.Sprint(n, " quarantined"), func(s *Snapshot, err error) bool {
+			return err == nil && len(s.Quarantined) == n && describe(s) == want && describeHeld(s) == held
+		})
+	}
+	f.kind(0).Changed(watch.Modified, broken(speaking("bank", "bank", "a", 9, "a.com")), 2)
+	quarantined(1, "0:bank/a=1", "shop/0:shop/a=HostTaken")
+	f.kind(0).Changed(watch.Modified, broken(speaking("shop", "shop", "a", 5, "a.com")), 3)
+	quarantined(2, "0:bank/a=1", "shop/0:shop/a=HostTaken")
+	f.kind(0).Changed(watch.Deleted, speaking("bank", "bank", "a", 9, "a.com"), 4)
+	quarantined(1, "0:shop/a=1", "") // in its last good form
+	f.kind(0).Changed(watch.Modified, speaking("shop", "shop", "a", 5, "a.com"), 5)
+	quarantined(0, "0:shop/a=1", "")
+}
+
+func TestAReviewTellsWhoWouldLoseItsHost(t *testing.T) {
+	f := newFixture(t, sharingKinds())
+	f.start(map[string][]*object.Object{
+		"meshes":          {meshObject("m")},
+		"virtualclusters": {everywhere(claims("bank", "bank", "a.com", grantOf("wine", "a.com"))), everywhere(claims("shop", "shop", "")), everywhere(claims("wine", "wine", ""))},
+		"kind0s":          {speaking("bank", "bank", "a", 5, "a.com"), speaking("shop", "shop", "a", 9, "a.com"), speaking("wine", "wine", "a", 1, "a.com")},
+	})
+	s := f.subscribe("m")
+	f.waitForBoth(s, "0:bank/a=1", "shop/0:shop/a=HostNotOwned wine/0:wine/a=HostTaken")
+	plan := func(c ownership.Claims) Plan {
+		p := planned(c)
+		p.VirtualClusters[0].Spec.GuardRails = &v1alpha1.VirtualClusterGuardRails{ExportTo: []v1alpha1.NamespacePattern{"*"}}
+		return p
+	}
+	show := func(p Plan) string {
+		t.Helper()
+		r, err := f.builder.Review(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out []string
+		for _, h := range r.HeldBack {
+			out = append(out, fmt.Sprintf("-%s=%s", h.VirtualCluster, h.Reason))
+		}
+		for _, h := range r.LetIn {
+			out = append(out, fmt.Sprintf("+%s=%s", h.VirtualCluster, h.Reason))
+		}
+		return strings.Join(out, " ")
+	}
+	if got := show(plan(claims("bank", "bank", "a.com", grantOf("wine", "a.com"), grantOf("shop", "a.com")))); got != "-bank=HostTaken +shop=HostNotOwned" {
+		t.Errorf("a grant to the oldest: %s", got)
+	}
+	if got := show(plan(claims("bank", "", "a.com", grantOf("wine", "a.com")))); got != "-bank=NotOwner +wine=HostTaken" {
+		t.Errorf("the winner's namespace is given up: %s", got)
+	}
+	if got := show(plan(claims("shop", "shop shop-2", ""))); got != "" {
+		t.Errorf("what has nothing to do with it: %s", got)
+	}
+}
+
+// What is decided step by step is what is decided from scratch.
+func TestAContestEndsTheSameHoweverItCameAbout(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	hosts := []string{"a.com", "b.com", "c.com"}
+	all := claims("c0", "n0", "a.com b.com c.com")
+	for i := 1; i < 5; i++ {
+		all.Grants = append(all.Grants, grantOf(fmt.Sprint("c", i), "a.com", "b.com", "c.com"))
+	}
+	index := ownership.New(all)
+	for i := 1; i < 5; i++ {
+		index = index.With(claims(fmt.Sprint("c", i), fmt.Sprint("n", i), ""))
+	}
+	var c contest
+	present := map[string]*speaker{}
+	decide := func() { c.decide(func(*speaker, policy.Violation) {}, func(*speaker) {}) }
+	for step := range 3000 {
+		n := random.IntN(5)
+		namespace, name := fmt.Sprint("n", n), fmt.Sprint(random.IntN(4))
+		at := key(namespace, name)
+		if random.IntN(4) == 0 {
+			c.set(at, nil, nil)
+			delete(present, at)
+		} else {
+			var some []string
+			for _, h := range hosts {
+				if random.IntN(2) == 0 {
+					some = append(some, h)
+				}
+			}
+			o := speaking(fmt.Sprint("c", n), namespace, name, int64(random.IntN(10)), some...)
+			said := policy.Share("ServiceEntry", o, index.View(o.Cluster(), "istio-system"))
+			c.set(at, o, said)
+			if delete(present, at); said != nil {
+				present[at] = &speaker{key: at, object: o, said: said}
+			}
+		}
+		if random.IntN(3) == 0 {
+			continue // several at once
+		}
+		decide()
+		sorted := []*speaker{}
+		for _, s := range present {
+			sorted = append(sorted, s)
+		}
+		slices.SortFunc(sorted, func(a, b *speaker) int {
+			if olderSpeaker(a, b) {
+				return -1
+			}
+			return 1
+		})
+		in := map[string]bool{}
+		for i, s := range sorted {
+			taken := 0
+			for _, h := range s.said.Hosts {
+				if slices.ContainsFunc(sorted[:i], func(o *speaker) bool {
+					return in[o.key] && slices.Contains(o.said.Hosts, h) && o.said.TakesFrom(s.said)
+				}) {
+					taken++
+				}
+			}
+			in[s.key] = taken < len(s.said.Hosts)
+			if c.out(s.key) == in[s.key] {
+				t.Fatalf("step %d: %s is out: %v", step, s.key, c.out(s.key))
+			}
+		}
+	}
+	for at := range present {
+		c.set(at, nil, nil)
+	}
+	if decide(); len(c.all)+len(c.hosts)+c.changed.Len() > 0 {
+		t.Errorf("something is left: %+v", c)
+	}
+}
