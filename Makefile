@@ -46,7 +46,7 @@ e2e: build tools ## Run the tests with real processes: kubectl, istiod, kube-api
 
 .PHONY: chaos
 chaos: build tools ## Kill processes of a mesh at random for DURATION (10m), in the order of SEED.
-	go test -count=1 -timeout 0 -v -run TestNothingIsLostWhateverIsKilled ./test/chaos -args -duration $(or $(DURATION),10m) -seed $(or $(SEED),0) $(CHAOS)
+	go test -count=1 -timeout 0 -v -run TestNothingIsLostWhateverIsKilled ./test/chaos -args -duration $(or $(DURATION),10m) -seed $(or $(SEED),0) -topology direct $(CHAOS)
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (10s).

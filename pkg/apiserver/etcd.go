@@ -12,13 +12,12 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/klog/v2"
 
 	"github.com/vmesh-io/vmesh/pkg/storage/embedded"
+	"github.com/vmesh-io/vmesh/pkg/storage/logical"
 )
 
 const (
@@ -108,17 +107,7 @@ func untilAnswered(ctx context.Context, do func(context.Context) error) error {
 // etcdIsAway tells whether an error is that of an etcd which cannot answer now: it cannot be reached, has no leader, or lost
 // the one that was asked. It may have done what it was asked for.
 func etcdIsAway(err error) bool {
-	var ofEtcd interface{ Code() codes.Code }
-	switch {
-	case errors.As(err, &ofEtcd):
-		return ofEtcd.Code() == codes.Unavailable || ofEtcd.Code() == codes.DeadlineExceeded
-	case apierrors.IsTimeout(err), apierrors.IsServerTimeout(err), apierrors.IsServiceUnavailable(err), apierrors.IsTooManyRequests(err):
-		return true
-	case errors.Is(err, context.DeadlineExceeded):
-		return true
-	}
-	code := status.Code(err)
-	return code == codes.Unavailable || code == codes.DeadlineExceeded
+	return logical.Away(err) || apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsTooManyRequests(err)
 }
 
 func eventTTL(runtime.Object, uint64, bool) (uint64, error) { return eventSeconds, nil }

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -23,8 +24,19 @@ func (s *Server) readinessChecks() []healthz.HealthChecker {
 		healthz.NamedCheck("rbac", func(*http.Request) error { return s.authorizer.Ready() }),
 		healthz.NamedCheck("admission", func(*http.Request) error { return s.extension.Ready() }),
 		healthz.NamedCheck("kinds", func(*http.Request) error { return s.warm.err() }),
-		healthz.NamedCheck("snapshot", func(*http.Request) error { return s.sync.Ready() }),
+		healthz.NamedCheck("snapshot", func(*http.Request) error { return s.snapshotsReady() }),
 	}
+}
+
+// snapshotsReady says why there is a mesh whose control planes would not be answered.
+func (s *Server) snapshotsReady() error {
+	if err := s.sync.Ready(); err != nil {
+		return err
+	}
+	if !s.prepared.Load() {
+		return errors.New("the first snapshots of all meshes are being made")
+	}
+	return nil
 }
 
 const (

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -68,6 +69,8 @@ type Server struct {
 	etcdClient *clientv3.Client
 	stages     *release.Store // what the stages of meshes have
 	sync       *vmeshsync.Service
+	meshes     func(context.Context) ([]string, error) // the names of all that are stored
+	prepared   atomic.Bool                             // a first use has what it needs, control planes too
 	authorizer *authz.Authorizer
 	// host and frontProxy are nil without a host cluster.
 	host       *host.Host
@@ -571,6 +574,10 @@ func (s *Server) prepareData(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := untilAnswered(ctx, func(ctx context.Context) error { return s.sync.WaitBuilt(ctx, s.meshes) }); err != nil {
+		return err
+	}
+	s.prepared.Store(true)
 	if err := s.viewServed(ctx); err != nil {
 		klog.FromContext(ctx).Error(err, "The host view serves nothing")
 	}

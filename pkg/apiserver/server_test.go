@@ -119,6 +119,41 @@ func TestARestartKeepsWhatAllVirtualClustersHold(t *testing.T) {
 	}
 }
 
+// Who is sent here as soon as it says that it is ready finds what a first use needs.
+func TestAFirstStartIsReadyWhenTheFirstMeshIsThere(t *testing.T) {
+	o := NewOptions()
+	o.DataDir, o.XDSAddress, o.SecurePort = t.TempDir(), "", freePort(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	server, err := New(ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(ctx, nil) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("the server ended with %v", err)
+		}
+		server.Close()
+	}()
+	for deadline := time.Now().Add(time.Minute); server.NotReady() != nil; {
+		if time.Now().After(deadline) {
+			t.Fatalf("not ready within a minute: %v", server.NotReady())
+		}
+	}
+	if all := server.sync.Snapshots().Snapshots(); len(all) != 1 || all[0].Mesh != "default" {
+		t.Errorf("when it is ready there are snapshots %v", all)
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", o.AdminKubeconfig())
+	if err != nil {
+		t.Fatalf("when it is ready, the administrator has no kubeconfig: %v", err)
+	}
+	if _, err := in(t, config, "default").CoreV1().Namespaces().Get(ctx, "default", metav1.GetOptions{}); err != nil {
+		t.Errorf("when it is ready: %v", err)
+	}
+}
+
 func TestVirtualClustersFollowTheirSurroundings(t *testing.T) {
 	ctx := context.Background()
 	o := NewOptions()

@@ -3,10 +3,12 @@ package apiserver
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -63,6 +65,17 @@ func (s *Server) assembleSync(mesh []*kind.Kind, stores map[schema.GroupResource
 	})
 	if err != nil {
 		return err
+	}
+	s.meshes = func(ctx context.Context) ([]string, error) {
+		list, err := meshes.List(vmesh.RootContext(ctx), &internalversion.ListOptions{})
+		if err != nil {
+			return nil, fmt.Errorf("listing meshes: %w", err)
+		}
+		var names []string
+		for _, o := range list.(*object.List).Items {
+			names = append(names, o.Name)
+		}
+		return names, nil
 	}
 	s.loops = append(s.loops, loop{"config source", s.sync.Run}, loop{"servers on this etcd", peers.Run}, s.observe(meshes, gate))
 	return nil

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/component-base/metrics"
@@ -72,6 +73,9 @@ type Service struct {
 	releaser *release.Releaser
 	tracker  *distribution.Tracker // may be nil
 	observed []*observed
+
+	readiness readiness
+	now       func() time.Time
 }
 
 // New makes a service. Nothing happens before Run is called.
@@ -80,7 +84,7 @@ func New(config Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{config: config}
+	s := &Service{config: config, now: time.Now}
 	var snapshotMetrics *snapshot.Metrics
 	if config.Register != nil {
 		snapshotMetrics = snapshot.NewMetrics(config.Register)
@@ -203,16 +207,6 @@ func (s *Service) Snapshots() *snapshot.Builder { return s.builder }
 
 // Server is the xDS server.
 func (s *Service) Server() *xds.Server { return s.server }
-
-// Ready says why control planes are not being answered yet, or nil.
-func (s *Service) Ready() error {
-	select {
-	case <-s.builder.Synced():
-		return nil
-	default:
-		return snapshot.ErrNotSynced
-	}
-}
 
 // Run does the work until ctx ends, and then returns nil once all of it has ended.
 // It returns an error when a part of it fails before. It must be called once.

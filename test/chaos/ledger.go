@@ -31,8 +31,9 @@ type entry struct {
 	asked     int // the highest value that was asked for
 	least     int // the highest value that was acknowledged, or read after that; 0 while its creation was not
 	deleting  bool
-	deleted   bool // acknowledged
-	permanent bool // there since before anybody looked, and never deleted
+	deleted   bool         // acknowledged
+	permanent bool         // there since before anybody looked, and never deleted
+	refused   map[int]bool // values of which a server has said that it did not write them
 }
 
 // maxViolations is what is worth reading.
@@ -93,6 +94,18 @@ func (l *ledger) acknowledge(key string, value int) {
 	e.least = max(e.least, value)
 }
 
+// refuse is called when a server has answered that a write was not done. Nobody ever sees its value.
+func (l *ledger) refuse(key string, value int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.counts["writes that were not done"]++
+	e := l.entries[key]
+	if e.refused == nil {
+		e.refused = map[int]bool{}
+	}
+	e.refused[value] = true
+}
+
 // keep says that an entry is there for good.
 func (l *ledger) keep(key string) {
 	l.mu.Lock()
@@ -124,6 +137,8 @@ func (l *ledger) judge(from, key string, value int) {
 		l.violatedLocked("%s has %s at value %d, and %d was acknowledged", from, key, value, e.least)
 	case value > e.asked:
 		l.violatedLocked("%s has %s at value %d, and none above %d was asked for", from, key, value, e.asked)
+	case e.refused[value]:
+		l.violatedLocked("%s has %s at value %d, of which it was said that it was not written", from, key, value)
 	}
 }
 
@@ -236,6 +251,8 @@ func (v *view) see(life int, s state) {
 			wrong = append(wrong, fmt.Sprintf("has %s at value %d, and had %d", key, value, before))
 		case is && value > e.asked:
 			wrong = append(wrong, fmt.Sprintf("has %s at value %d, and none above %d was asked for", key, value, e.asked))
+		case is && e.refused[value]:
+			wrong = append(wrong, fmt.Sprintf("has %s at value %d, of which it was said that it was not written", key, value))
 		}
 		if was && !is {
 			v.gone[key] = true

@@ -63,6 +63,20 @@ func TestAnAcknowledgedValueDoesNotGoBack(t *testing.T) {
 	expect(t, l, "twice at value 1, and 2 was acknowledged")
 }
 
+func TestWhatWasNotDoneIsSeenByNobody(t *testing.T) {
+	l := wrote()
+	v := newView(l, "istiod")
+	v.ready()
+	l.refuse("twice", 2)
+	l.settled("the API", state{"good": 1, "twice": 1, "deleted": 1})
+	v.see(0, state{"good": 1, "twice": 1})
+	expect(t, l, "")
+	v.see(0, state{"good": 1, "twice": 2})
+	expect(t, l, "(life 0, look 2) has twice at value 2, of which it was said that it was not written")
+	l.settled("the API", state{"good": 1, "twice": 2, "deleted": 1})
+	expect(t, l, "the API has twice at value 2, of which it was said")
+}
+
 func TestAnObserverLosesNothing(t *testing.T) {
 	all := state{"good": 1, "twice": 1, "deleted": 1}
 	later := state{"good": 1, "twice": 2}

@@ -242,6 +242,18 @@ func (s *stack) startIstiod(ctx context.Context, topology topology, number int) 
 	return nil
 }
 
+// streams says to how many shards of its relay an istiod has streams, if it has a relay: until it is to all, it is told nothing.
+func (s *stack) streams(ctx context.Context, number int) string {
+	if number >= len(s.relays) {
+		return ""
+	}
+	connected, err := s.relays[number].Metric(ctx, "vmesh_relay_shards_connected")
+	if err != nil {
+		return fmt.Sprintf(" (its relay: %v)", err)
+	}
+	return fmt.Sprintf(" (with streams to %.0f of %d shards of its relay)", connected, shards)
+}
+
 // writer makes a writer that writes until ctx ends.
 func (s *stack) writer(ctx context.Context, random *rand.Rand) *writer {
 	return &writer{ledger: s.ledger, servers: s.servers, random: random, spec: s.spec, logf: s.logf, stop: ctx}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"strconv"
 	"time"
 
@@ -82,7 +83,7 @@ type writer struct {
 type item struct {
 	kind, name string
 	version    string // its resourceVersion when it was written or read last
-	doubtful   bool   // its creation was repeated: a repetition may be under way still
+	doubtful   bool   // its creation was repeated when it may have been done: that may be under way still
 }
 
 func (i *item) key() string { return keyOf(i.kind, namespace, i.name) }
@@ -105,8 +106,19 @@ const slow = 3 * time.Second
 // errStopped says that the writer was stopped before it knew what became of its write.
 var errStopped = errors.New("stopped")
 
+// undone says that a server has answered that it did nothing, and may be asked again. client-go has asked again itself by then.
+func undone(err error) bool {
+	return apierrors.IsServiceUnavailable(err) || apierrors.IsTooManyRequests(err)
+}
+
+// unnamed says that a server has answered with an error that names no reason, by which no client knows what to do.
+func unnamed(err error) bool {
+	var answer apierrors.APIStatus
+	return errors.As(err, &answer) && answer.Status().Code == http.StatusInternalServerError && !apierrors.IsServerTimeout(err)
+}
+
 // retry does something through one server and then another until it says that it is done. What was refused for good is a
-// violation: all that is written is correct, and nobody else writes it.
+// violation: all that is written is correct, and nobody else writes it. So is what no client understands.
 func (w *writer) retry(what string, do func(s *server, attempt int) (done bool, err error)) error {
 	for attempt := 0; ; attempt++ {
 		s := w.server()
@@ -121,6 +133,8 @@ func (w *writer) retry(what string, do func(s *server, attempt int) (done bool, 
 		case w.stop.Err() != nil:
 			return errStopped
 		case err == nil:
+		case unnamed(err):
+			w.ledger.violated("%s through %s, attempt %d, was answered as an internal error: %v", what, s.name, attempt, err)
 		case apierrors.IsBadRequest(err), apierrors.IsForbidden(err), apierrors.IsUnauthorized(err), apierrors.IsInvalid(err), apierrors.IsNotFound(err), apierrors.IsGone(err):
 			w.ledger.violated("%s through %s, attempt %d: %v", what, s.name, attempt, err)
 			return err
@@ -135,18 +149,20 @@ func (w *writer) retry(what string, do func(s *server, attempt int) (done bool, 
 func (w *writer) create(kind, name string) (*item, error) {
 	i := &item{kind: kind, name: name}
 	value := w.ledger.ask(i.key())
-	err := w.retry("creating "+i.key(), func(s *server, attempt int) (bool, error) {
+	doubt := false // it may have been done
+	err := w.retry("creating "+i.key(), func(s *server, _ int) (bool, error) {
 		o, err := s.kind(kind).Create(w.stop, w.object(i, value), metav1.CreateOptions{})
 		switch {
 		case err == nil:
 			i.version = o.GetResourceVersion()
-		case apierrors.IsAlreadyExists(err) && attempt > 0:
+		case apierrors.IsAlreadyExists(err) && doubt:
 		case apierrors.IsAlreadyExists(err):
 			return false, fmt.Errorf("%w, and was never created", apierrors.NewBadRequest(err.Error()))
 		default:
+			doubt = doubt || !undone(err)
 			return false, err
 		}
-		i.doubtful = attempt > 0
+		i.doubtful = doubt
 		w.ledger.acknowledge(i.key(), value)
 		return true, nil
 	})
@@ -167,6 +183,10 @@ func (w *writer) update(i *item) error {
 			return true, nil
 		}
 		if apierrors.IsNotFound(err) || apierrors.IsInvalid(err) {
+			return false, err
+		}
+		if undone(err) {
+			w.ledger.refuse(i.key(), value)
 			return false, err
 		}
 		// It may have been done, or somebody wrote the status: see how it is now.
@@ -202,12 +222,14 @@ func (w *writer) read(i *item) error {
 // delete deletes an entry for good.
 func (w *writer) delete(i *item) error {
 	w.ledger.deleting(i.key())
-	err := w.retry("deleting "+i.key(), func(s *server, attempt int) (bool, error) {
+	doubt := false // it may have been done
+	err := w.retry("deleting "+i.key(), func(s *server, _ int) (bool, error) {
 		err := s.kind(i.kind).Delete(w.stop, i.name, metav1.DeleteOptions{})
-		if err == nil || apierrors.IsNotFound(err) && attempt > 0 {
+		if err == nil || apierrors.IsNotFound(err) && doubt {
 			w.ledger.deleted(i.key())
 			return true, nil
 		}
+		doubt = doubt || !undone(err)
 		return false, err
 	})
 	if err != nil {

@@ -12,15 +12,18 @@ import (
 	"google.golang.org/grpc/xds"
 )
 
-// Client is a proxyless gRPC client: to istiod it is one more proxy, in namespace demo.
+// Client is a proxyless gRPC client: to istiod it is one more proxy.
 type Client struct {
 	connection *grpc.ClientConn
 	service    grpc_testing.TestServiceClient
 }
 
-// Dial prepares a client for target, the host:port of a service in the mesh, that takes its config from the istiod at
-// istiodGRPC. It connects with the first call. Each client has an xDS stream of its own.
-func Dial(istiodGRPC, target string) (*Client, error) {
+// Dial is DialFrom namespace demo.
+func Dial(istiodGRPC, target string) (*Client, error) { return DialFrom(istiodGRPC, "demo", target) }
+
+// DialFrom prepares a client in a namespace for target, the host:port of a service in the mesh, that takes its config from
+// the istiod at istiodGRPC. It connects with the first call. Each client has an xDS stream of its own.
+func DialFrom(istiodGRPC, namespace, target string) (*Client, error) {
 	type object = map[string]any
 	bootstrap, err := json.Marshal(object{
 		"xds_servers": []object{{
@@ -29,8 +32,8 @@ func Dial(istiodGRPC, target string) (*Client, error) {
 			"server_features": []string{"xds_v3"},
 		}},
 		"node": object{
-			"id":       "sidecar~127.0.0.1~client.demo~demo.svc.cluster.local",
-			"metadata": object{"GENERATOR": "grpc", "NAMESPACE": "demo"},
+			"id":       "sidecar~127.0.0.1~client." + namespace + "~" + namespace + ".svc.cluster.local",
+			"metadata": object{"GENERATOR": "grpc", "NAMESPACE": namespace},
 		},
 	})
 	if err != nil {

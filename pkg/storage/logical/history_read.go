@@ -44,6 +44,7 @@ type HistoryPage struct {
 // History reads records of the context's virtual cluster, the newest first. revision is
 // that of etcd; more says that there are further, older ones.
 func (b *Backend) History(ctx context.Context, p HistoryPage) (records []StoredRecord, revision int64, more bool, err error) {
+	defer func() { err = answerable(ctx, err) }()
 	cluster, err := Cluster(ctx)
 	if err != nil {
 		return nil, 0, false, err
@@ -109,7 +110,8 @@ func (b *Backend) born(ctx context.Context, cluster string) (int64, error) {
 
 // HistoryHorizon is where the history of the context's virtual cluster begins: where it was
 // pruned last, where recording began, or where the virtual cluster did: then its time is zero.
-func (b *Backend) HistoryHorizon(ctx context.Context) (Horizon, error) {
+func (b *Backend) HistoryHorizon(ctx context.Context) (_ Horizon, err error) {
+	defer func() { err = answerable(ctx, err) }()
 	cluster, err := Cluster(ctx)
 	if err != nil {
 		return Horizon{}, err

@@ -54,7 +54,7 @@ func (b *Backend) Lock(ctx context.Context, name string) (unlock func(), err err
 	held, err := l.acquire(ctx, name)
 	if err != nil {
 		<-mine
-		return nil, fmt.Errorf("waiting for the lock of %s: %w", name, err)
+		return nil, answerable(ctx, fmt.Errorf("waiting for the lock of %s: %w", name, err))
 	}
 	return func() {
 		// Should etcd be away, the lock ends with its session.

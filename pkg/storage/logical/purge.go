@@ -25,9 +25,10 @@ const (
 func (b *Backend) Count(ctx context.Context, cluster string) (map[schema.GroupResource]int64, error) {
 	resources, err := b.knownResources(ctx)
 	if err != nil {
-		return nil, err
+		return nil, answerable(ctx, err)
 	}
-	return b.count(ctx, cluster, resources)
+	counts, err := b.count(ctx, cluster, resources)
+	return counts, answerable(ctx, err)
 }
 
 func (b *Backend) count(ctx context.Context, cluster string, resources []schema.GroupResource) (map[schema.GroupResource]int64, error) {

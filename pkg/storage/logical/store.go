@@ -60,13 +60,12 @@ func newStore(b *Backend, c storeConfig) (*store, error) {
 	default:
 		c.GetAttrs = storage.DefaultClusterScopedAttr
 	}
-	client := b.client
+	asked := b.client.Kubernetes
 	if b.config.Recorder != nil && b.config.Recorder.Records(c.GroupResource) {
 		s.recorded = true
-		client = &kubernetes.Client{Client: b.client.Client, Kubernetes: &recordingClient{
-			Interface: b.client, backend: b, resource: c.GroupResource, transformer: b.transformer(HistoryResource),
-		}}
+		asked = &recordingClient{Interface: b.client, backend: b, resource: c.GroupResource, transformer: b.transformer(HistoryResource)}
 	}
+	client := &kubernetes.Client{Client: b.client.Client, Kubernetes: candidClient{asked}}
 	versioner := storage.APIObjectVersioner{}
 	etcd, err := etcd3.New(client, b.compactor, s.codec, s.codec.newObject, s.codec.newList, b.config.Prefix,
 		s.resourcePrefix, c.GroupResource, b.transformer(c.GroupResource), etcd3.NewDefaultLeaseManagerConfig(),
@@ -154,7 +153,7 @@ func (s *store) Create(ctx context.Context, key string, obj, out runtime.Object,
 	if r != nil {
 		r.to(obj)
 	}
-	return refusedBySize(s.create(ctx, key, obj, out, ttl))
+	return answerable(ctx, refusedBySize(s.create(ctx, key, obj, out, ttl)))
 }
 
 // refusedBySize says in the API's words that etcd takes no value of that size.
@@ -182,7 +181,7 @@ func (s *store) Delete(ctx context.Context, key string, out runtime.Object, prec
 			return asked(ctx, obj)
 		}
 	}
-	return s.cache.Delete(ctx, key, out, preconditions, validate, cached, opts)
+	return answerable(ctx, s.cache.Delete(ctx, key, out, preconditions, validate, cached, opts))
 }
 
 // GuaranteedUpdate implements storage.Interface.
@@ -215,7 +214,7 @@ func (s *store) GuaranteedUpdate(ctx context.Context, key string, out runtime.Ob
 		}
 		return obj, ttl, nil
 	}
-	return refusedBySize(s.update(ctx, key, out, ignoreNotFound, preconditions, update))
+	return answerable(ctx, refusedBySize(s.update(ctx, key, out, ignoreNotFound, preconditions, update)))
 }
 
 // Get implements storage.Interface.
@@ -223,7 +222,7 @@ func (s *store) Get(ctx context.Context, key string, opts storage.GetOptions, ou
 	if _, err := s.check(ctx, key); err != nil {
 		return err
 	}
-	return s.cache.Get(ctx, key, opts, out)
+	return answerable(ctx, s.cache.Get(ctx, key, opts, out))
 }
 
 // GetList implements storage.Interface.
@@ -233,9 +232,9 @@ func (s *store) GetList(ctx context.Context, key string, opts storage.ListOption
 	}
 	consistent := opts.ResourceVersion == "" && opts.ResourceVersionMatch == "" && opts.Predicate.Continue == ""
 	if !consistent || !delegator.ConsistentReadSupported() {
-		return s.cache.GetList(ctx, key, opts, list)
+		return answerable(ctx, s.cache.GetList(ctx, key, opts, list))
 	}
-	return s.getConsistentList(ctx, key, opts, list)
+	return answerable(ctx, s.getConsistentList(ctx, key, opts, list))
 }
 
 // getConsistentList lists from the watch cache what etcd holds now. A cache learns
@@ -289,7 +288,8 @@ func (s *store) Watch(ctx context.Context, key string, opts storage.ListOptions)
 		opts.Predicate.Field = ofCluster(opts.Predicate.Field, cluster)
 		opts.Predicate.IndexFields = append(opts.Predicate.IndexFields[:len(opts.Predicate.IndexFields):len(opts.Predicate.IndexFields)], clusterField)
 	}
-	return s.watch(ctx, key, opts)
+	w, err := s.watch(ctx, key, opts)
+	return w, answerable(ctx, err)
 }
 
 // Stats implements storage.Interface; it counts all virtual clusters.

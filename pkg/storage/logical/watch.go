@@ -113,7 +113,7 @@ func (s *store) watch(ctx context.Context, key string, opts storage.ListOptions)
 // goes wrong after the request was found to be in order.
 func failedWatch(err error) watch.Interface {
 	var status apierrors.APIStatus
-	if !errors.As(err, &status) {
+	if !errors.As(answerable(context.Background(), err), &status) {
 		status = apierrors.NewInternalError(err)
 	}
 	event := status.Status()

@@ -66,6 +66,25 @@ func (b *Builder) SetStages(mesh string, epoch uint64, of map[string]*Snapshot) 
 	f.wake()
 }
 
+// Undecided are the meshes, sorted, that have stages of which nobody has said yet what they
+// receive.
+func (b *Builder) Undecided() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var names []string
+	for name, f := range b.feeds {
+		s := f.state.Load().snapshot
+		if s == nil || s.Policy == nil || len(s.Policy.Stages) == 0 {
+			continue
+		}
+		if told := f.stages.Load(); told == nil || told.epoch != s.Policy.Epoch {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // Select says who the subscriber is. From then on it has what that one is to have.
 func (s *Subscription) Select(who ControlPlane) {
 	s.who.Store(&who)
