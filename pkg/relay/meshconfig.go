@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"sigs.k8s.io/yaml"
 
@@ -23,17 +24,44 @@ const shardsFile = "shards.json"
 type choice struct {
 	Shards    int `json:"shards"`
 	Resources int `json:"resources"`
+	// Loopback is where: the istiod that was told runs no longer where there is another.
+	Loopback string `json:"loopback,omitempty"`
 }
 
-// chosenShards is how many shards there are to be, or 0 when that is to be chosen.
-func chosenShards(o *Options) (int, error) {
+// loopback names the network namespace that this process is in, and with it all who can reach its
+// loopback addresses: another boot, or pod, has another. It is empty where there is no telling.
+func loopback() string {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	namespace, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(boot)) + " " + namespace
+}
+
+// shardsToServe is how many shards there are to be, or 0 when that is to be chosen: when it never
+// was, and when no istiod can be there that was told of what was chosen.
+func shardsToServe(o *Options) (int, error) {
+	c, err := chosenShards(o)
+	if here := loopback(); err != nil || o.Shards == autoShardsFlag && c.Loopback != "" && here != "" && c.Loopback != here {
+		return 0, err
+	}
+	return c.Shards, nil
+}
+
+// chosenShards is what was chosen: no shards when nothing was.
+func chosenShards(o *Options) (choice, error) {
 	if o.Shards != autoShardsFlag {
-		return strconv.Atoi(o.Shards)
+		n, err := strconv.Atoi(o.Shards)
+		return choice{Shards: n}, err
 	}
 	name := filepath.Join(o.CacheDir, shardsFile)
 	data, err := os.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
+		return choice{}, nil
 	}
 	var c choice
 	if err == nil {
@@ -43,13 +71,13 @@ func chosenShards(o *Options) (int, error) {
 		err = fmt.Errorf("%d is no number of shards", c.Shards)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("%s: %w: istiod was told of a number of shards that cannot be read: give --shards the number of configSources that it was started with, or delete the file and restart istiod too", name, err)
+		return choice{}, fmt.Errorf("%s: %w: istiod was told of a number of shards that cannot be read: give --shards the number of configSources that it was started with, or delete the file and restart istiod too", name, err)
 	}
-	return c.Shards, nil
+	return c, nil
 }
 
 func keepShards(o *Options, shards, resources int) error {
-	data, err := json.Marshal(choice{shards, resources})
+	data, err := json.Marshal(choice{shards, resources, loopback()})
 	if err != nil {
 		return err
 	}
@@ -62,14 +90,14 @@ func keepShards(o *Options, shards, resources int) error {
 // MeshConfig is istiod's mesh configuration with the relay's shards as its sources. It is
 // ErrNoShards when there is no telling how many they are.
 func MeshConfig(o *Options) ([]byte, error) {
-	shards, err := chosenShards(o)
+	c, err := chosenShards(o)
 	if err != nil {
 		return nil, err
 	}
-	if shards == 0 {
+	if c.Shards == 0 {
 		return nil, ErrNoShards
 	}
-	return meshConfig(o, shards)
+	return meshConfig(o, c.Shards)
 }
 
 func meshConfig(o *Options, shards int) ([]byte, error) {

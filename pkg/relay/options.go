@@ -73,7 +73,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 // AddSourceFlags adds those that say where istiod finds the relay.
 func (o *Options) AddSourceFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.ListenBase, "listen-base", o.ListenBase, "The loopback address to serve istiod on: of the first shard; the others have the ports behind it.")
-	fs.StringVar(&o.Shards, "shards", o.Shards, "Over how many sources to spread the mesh, or auto. What auto has chosen is kept in --cache-dir, since istiod reads its sources at start only.")
+	fs.StringVar(&o.Shards, "shards", o.Shards, "Over how many sources to spread the mesh, or auto. What auto has chosen stays, in --cache-dir, for as long as an istiod may run that was told of it: istiod reads its sources at start only.")
 	fs.StringVar(&o.CacheDir, "cache-dir", o.CacheDir, "Where the last good snapshot is kept; made when absent.")
 	fs.StringVar(&o.MeshConfig, "mesh-config", o.MeshConfig, "A file with istiod's mesh configuration, whose configSources are replaced; without it there is nothing but those.")
 }

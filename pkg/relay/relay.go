@@ -74,7 +74,7 @@ func New(ctx context.Context, o *Options, register func(...metrics.Registerable)
 
 func (r *Relay) open(ctx context.Context) error {
 	log := klog.FromContext(ctx)
-	shards, err := chosenShards(r.options)
+	shards, err := shardsToServe(r.options)
 	if err != nil {
 		return err
 	}

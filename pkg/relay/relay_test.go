@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"math/big"
@@ -459,6 +460,60 @@ func TestWhatAutoHasChosenStays(t *testing.T) {
 	if data, err := MeshConfig(o); err != nil || strings.Count(string(data), "xds://") != 2 {
 		t.Errorf("it prints %s, %v", data, err)
 	}
+}
+
+// In another pod, or after another boot, no istiod can be there that was told of what was chosen before.
+func TestAutoChoosesAnewWhereNoIstiodWasTold(t *testing.T) {
+	here := loopback()
+	if here == "" {
+		t.Skip("there is no telling here where an istiod is")
+	}
+	for _, tt := range []struct {
+		name, shards, loopback string
+		want                   int
+	}{
+		{"where it was chosen", "auto", here, 2},
+		{"elsewhere", "auto", "another boot net:[1]", 0},
+		{"by a relay that did not say where", "auto", "", 2},
+		{"a number that was given", "3", "another boot net:[1]", 3},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			o := options(t, Identity{}, "127.0.0.1:1")
+			o.Shards = tt.shards
+			data, err := json.Marshal(choice{2, 1, tt.loopback})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(o.CacheDir, shardsFile), data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := shardsToServe(o); err != nil || got != tt.want {
+				t.Errorf("it serves %d shards, %v; want %d", got, err, tt.want)
+			}
+		})
+	}
+}
+
+func TestAutoChoosesAnewFromTheCache(t *testing.T) {
+	leaks(t)
+	v, identity := newVmeshes(t)
+	v.put("ns/a", "1")
+	address := v.start("", xds.Options{})
+	o := options(t, identity, address)
+	o.Shards = "2"
+	_, stop := startRelay(t, o)
+	first := connect(t, o, 2)
+	first.expect("ns/a=1")
+	first.stop()
+	stop()
+	v.end(address)
+	if err := os.WriteFile(filepath.Join(o.CacheDir, shardsFile), []byte(`{"shards":2,"resources":1,"loopback":"another boot net:[1]"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o.Shards, o.ListenBase = "auto", "127.0.0.1:"+fmt.Sprint(20000+os.Getpid()%10000)
+	startRelay(t, o) // while no vmesh is there
+	second := connect(t, o, 4)
+	second.expect("ns/a=1")
 }
 
 func TestOptionsThatAreWrongAreNamed(t *testing.T) {

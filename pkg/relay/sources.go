@@ -4,21 +4,15 @@ import (
 	"context"
 	"net"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
-	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 	"github.com/vmesh-io/vmesh/pkg/sync/snapshot"
 	"github.com/vmesh-io/vmesh/pkg/sync/xds"
 )
-
-// knowsKinds is how long after its connection a control plane that has not asked for a kind does
-// not know it.
-const knowsKinds = 5 * time.Second
 
 // sources are istiod's config sources: one server on one port for each shard. istiod merges
 // them, so that it would delete what is on those that it has not been told of: nothing is
@@ -122,40 +116,13 @@ func (s *sources) publish(next *state) {
 // have says of each kind whether istiod has acknowledged all of it that a state holds, on every
 // shard; and if several istiods are connected, every one.
 func (s *sources) have(state *state) []bool {
-	has := slices.Repeat([]bool{true}, len(s.relay.kinds))
+	all := slices.Repeat([]bool{true}, len(s.relay.kinds))
 	for i, server := range s.servers {
-		streams := server.ControlPlanes(s.relay.options.Mesh)
-		if len(streams) == 0 {
-			return make([]bool, len(has))
-		}
-		for _, stream := range streams {
-			for kind := range has {
-				has[kind] = has[kind] && hasList(&stream, s.relay.kinds[kind].TypeURL, state.shards[i][kind])
-			}
+		for kind, has := range server.Have(s.relay.options.Mesh, state.shards[i]) {
+			all[kind] = all[kind] && has
 		}
 	}
-	return has
-}
-
-func hasList(stream *v1alpha1.ControlPlaneStatus, typeURL string, list *snapshot.List) bool {
-	answered := false
-	for _, k := range stream.Kinds {
-		if sameKind(k.TypeURL, typeURL) {
-			return k.AckedVersion == list.Version() && k.SentVersion == k.AckedVersion && k.Error == ""
-		}
-		answered = answered || k.AckedAt != nil
-	}
-	return answered && time.Since(stream.ConnectedSince.Time) > knowsKinds
-}
-
-// sameKind says whether two type URLs differ in the version at most: Istio's messages are the
-// same in all versions of a kind.
-func sameKind(a, b string) bool {
-	if a == b {
-		return true
-	}
-	x, y := strings.Split(a, "/"), strings.Split(b, "/")
-	return len(x) == 3 && len(y) == 3 && x[0] == y[0] && x[2] == y[2]
+	return all
 }
 
 // watch tells when istiod is connected to some shards only, until ctx ends: it was started with

@@ -106,7 +106,7 @@ func TestAResponseThatDoesNotLeadWhereItSaysIsRefusedWhole(t *testing.T) {
 }
 
 func TestTheNumberOfShardsFollowsTheNumberOfResources(t *testing.T) {
-	for resources, want := range map[int]int{0: 4, 1000: 4, 10_000: 16, 50_000: 64, 1_000_000: 64} {
+	for resources, want := range map[int]int{0: 4, 1000: 4, 2000: 8, 10_000: 64, 50_000: 128, 1_000_000: 128} {
 		if got := autoShards(resources); got != want {
 			t.Errorf("%d resources are spread over %d shards, want %d", resources, got, want)
 		}

@@ -82,6 +82,13 @@ func (b *bench) run(ctx context.Context) error {
 			return fmt.Errorf("istiod's pushes: %w", err)
 		}
 	}
+	if b.want(18) {
+		for _, objects := range b.options.shardObjects {
+			if err := b.shards(ctx, objects); err != nil {
+				return fmt.Errorf("shards: %w", err)
+			}
+		}
+	}
 	if b.want(19) {
 		if err := b.claims(ctx); err != nil {
 			return fmt.Errorf("claims: %w", err)
@@ -105,12 +112,12 @@ func (b *bench) findBinaries(ctx context.Context) error {
 			return err
 		}
 	}
-	if b.options.peer || b.want(17) {
+	if b.options.peer || b.want(17, 18) {
 		if b.apiserverBinary, err = harness.Tool(ctx, "kube-apiserver"); err != nil {
 			return err
 		}
 	}
-	if b.options.peer || b.want(8, 17) {
+	if b.options.peer || b.want(8, 17, 18) {
 		if b.etcdBinary, err = harness.Tool(ctx, "etcd"); err != nil {
 			return err
 		}

@@ -15,13 +15,7 @@ const createRounds = 3
 
 // load creates the objects: by it creates are measured, and what they cost in memory.
 func (b *bench) load(ctx context.Context, targets []*target) error {
-	if err := each(targets, func(t *target) error {
-		_, err := drive(ctx, 4, namespaces, nil, func(ctx context.Context, i int) error {
-			_, err := t.client.size(ctx, request{method: "POST", path: t.base + "/api/v1/namespaces", body: namespaceBody(i)})
-			return err
-		})
-		return err
-	}); err != nil {
+	if err := each(targets, func(t *target) error { return makeNamespaces(ctx, t) }); err != nil {
 		return err
 	}
 	before := map[*target]use{}
@@ -77,6 +71,15 @@ func (b *bench) load(ctx context.Context, targets []*target) error {
 		b.put("anon.object.gc", t, share(collected[t]))
 		return nil
 	})
+}
+
+// makeNamespaces makes those of the load.
+func makeNamespaces(ctx context.Context, t *target) error {
+	_, err := drive(ctx, 4, namespaces, nil, func(ctx context.Context, i int) error {
+		_, err := t.client.size(ctx, request{method: "POST", path: t.base + "/api/v1/namespaces", body: namespaceBody(i)})
+		return err
+	})
+	return err
 }
 
 // anonAfter takes the anonymous memory of the targets after a collection.

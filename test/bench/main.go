@@ -10,12 +10,14 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
 
-// runLimit ends a run that hangs; a whole one takes about 15 minutes on 2 cores.
-const runLimit = 30 * time.Minute
+// runLimit ends a run that hangs; a whole one takes about half an hour on 2 cores, and with --shard-objects 50000 as much again.
+const runLimit = 90 * time.Minute
 
 // clientGC spares our own garbage collection, for which the servers would have to wait.
 const clientGC = 800
@@ -29,6 +31,9 @@ type options struct {
 	out         string
 	profileDir  string
 	keep        bool
+	// shardObjects and shardFeeds are of row 18: among how many objects, and over how many shards.
+	shardObjects []int
+	shardFeeds   []string
 }
 
 func main() {
@@ -48,6 +53,7 @@ func main() {
 	}
 	var o options
 	var noPeer bool
+	var objects, feeds string
 	flag.StringVar(&o.only, "only", "", "the rows to measure, by number: 1,2,7; all by default")
 	flag.Float64Var(&o.scale, "scale", 1, "the share of the 10 000 objects and 10 000 virtual clusters to use, for a quick look")
 	flag.StringVar(&o.vmeshBinary, "vmesh-binary", "", "the vmesh to measure; built from this checkout by default")
@@ -56,8 +62,19 @@ func main() {
 	flag.StringVar(&o.out, "out", "", "also write the table (markdown) to this file")
 	flag.StringVar(&o.profileDir, "cpuprofile-dir", "", "after the rows, run each load once more and write profiles of the servers here")
 	flag.BoolVar(&o.keep, "keep", false, "keep the servers' data and logs")
+	flag.StringVar(&objects, "shard-objects", "10000", "among how many objects row 18 changes one: 10000,50000")
+	flag.StringVar(&feeds, "shards", "1,4,16,auto", "over how many shards row 18 has the relay spread them")
 	flag.Parse()
 	o.peer = !noPeer
+	o.shardFeeds = strings.Split(feeds, ",")
+	for text := range strings.SplitSeq(objects, ",") {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			fmt.Fprintf(os.Stderr, "bench: --shard-objects: %q is not a number of objects\n", text)
+			os.Exit(1)
+		}
+		o.shardObjects = append(o.shardObjects, n)
+	}
 
 	debug.SetGCPercent(clientGC)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -71,6 +88,9 @@ func main() {
 }
 
 func run(ctx context.Context, o options) (err error) {
+	for _, objects := range o.shardObjects {
+		rows = append(rows, shardRows(objects, o.shardFeeds)...)
+	}
 	only, err := parseRows(o.only)
 	if err != nil {
 		return err

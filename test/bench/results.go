@@ -194,7 +194,11 @@ func (r results) markdown() string {
 				better, worse = ours, peer
 			}
 			if worse > 0 {
-				ratio = strconv.FormatFloat(better/worse, 'f', 1, 64) + " times"
+				digits := 1
+				if better/worse < 2 {
+					digits = 2 // whether it is better at all
+				}
+				ratio = strconv.FormatFloat(better/worse, 'f', digits, 64) + " times"
 			}
 		}
 		fmt.Fprintf(&out, "| %d | %s | %s | %s | %s | %s |\n", row.number, row.what, row.reach, row.format(ours), theirs, ratio)

@@ -18,6 +18,8 @@ type target struct {
 	base   string    // the path before /apis of the cluster that holds the objects
 	begin  beginFunc // starts the processes on what is stored
 	client *client
+	// kubeconfig is the way in, as an administrator.
+	kubeconfig string
 
 	api   *harness.Process
 	store *harness.Process // nil when it is part of api
@@ -44,16 +46,19 @@ func (b *bench) vmesh(dir string, args ...string) *target {
 	}}
 }
 
-func (b *bench) peer() *target {
+func (b *bench) peer() *target { return b.peerAt("") }
+
+// peerAt is a peer of its own directory.
+func (b *bench) peerAt(dir string) *target {
 	installed := false
 	begin := func(ctx context.Context, t *target) (string, error) {
-		etcd, err := harness.StartEtcd(ctx, harness.EtcdOptions{Dir: filepath.Join(b.dir, "etcd"), Binary: b.etcdBinary})
+		etcd, err := harness.StartEtcd(ctx, harness.EtcdOptions{Dir: filepath.Join(b.dir, dir, "etcd"), Binary: b.etcdBinary})
 		if err != nil {
 			return "", err
 		}
 		t.store = etcd.Process
 		api, err := harness.StartKubeAPIServer(ctx, harness.KubeAPIServerOptions{
-			Dir: filepath.Join(b.dir, "kube-apiserver"), EtcdURL: etcd.URL, Binary: b.apiserverBinary,
+			Dir: filepath.Join(b.dir, dir, "kube-apiserver"), EtcdURL: etcd.URL, Binary: b.apiserverBinary,
 		})
 		if err != nil {
 			return "", err
@@ -96,6 +101,7 @@ func (t *target) start(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	took := time.Since(begun)
+	t.kubeconfig = kubeconfig
 	t.client, err = newClient(kubeconfig)
 	return took, err
 }

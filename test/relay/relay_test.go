@@ -195,4 +195,29 @@ func TestARolloutOfTwoVmeshesIsNotSeenByIstiod(t *testing.T) {
 		t.Errorf("vmesh_relay_connected is %v, %v", got, err)
 	}
 	stop()
+	// The relay went from one server to the other, and istiod stayed where it was.
+	relayLog, err := os.ReadFile(s.relay.LogFile())
+	s.must(err)
+	for _, address := range addresses {
+		if !strings.Contains(string(relayLog), `"Connected to vmesh" address="`+address) {
+			t.Errorf("the relay was never connected to %s", address)
+		}
+	}
+	if parted, err := s.parted(); err != nil || parted > 0 {
+		t.Errorf("istiod lost its source %d times, %v", parted, err)
+	}
+	// It is seen when it does.
+	s.must(s.relay.Kill())
+	s.eventually("istiod tells of a source that is gone", func() error {
+		if parted, err := s.parted(); err != nil || parted == 0 {
+			return fmt.Errorf("it tells of %d, %v", parted, err)
+		}
+		return nil
+	})
+}
+
+// parted is how often istiod's log tells of the end of a stream from a config source.
+func (s *stack) parted() (int, error) {
+	log, err := os.ReadFile(s.istiod.LogFile())
+	return strings.Count(string(log), "connection closed with err"), err
 }

@@ -50,6 +50,8 @@ const (
 	deltaResourceName    protowire.Number = 3
 )
 
+func (delta) fill(string) int { return 0 }
+
 func (delta) name() string { return "delta" }
 
 func (delta) receive(g grpc.ServerStream) (*request, error) {

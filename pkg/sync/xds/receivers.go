@@ -72,6 +72,36 @@ func (s *Server) Receivers(mesh string, kind int) []Receiver {
 	return receivers
 }
 
+// knowsKinds is how long after its connection a control plane that has not asked for a kind does
+// not know it.
+const knowsKinds = 5 * time.Second
+
+// Have says of each kind whether every control plane of a mesh has acknowledged the list of it, and
+// waits for no other; lists are in the order of the source's kinds. It is false when there is none.
+func (s *Server) Have(mesh string, lists []*snapshot.List) []bool {
+	s.mu.Lock()
+	streams := slices.Clone(s.streams[mesh])
+	s.mu.Unlock()
+	have := slices.Repeat([]bool{len(streams) > 0}, len(lists))
+	for _, st := range streams {
+		st.mu.Lock()
+		answered := false
+		for _, r := range st.receipts {
+			answered = answered || r.acked != nil
+		}
+		unknown := answered && time.Since(st.began) > knowsKinds
+		for kind, list := range lists {
+			if r, asked := st.receipts[kind]; asked {
+				have[kind] = have[kind] && r.unanswered.IsZero() && r.refusal == "" && r.acked != nil && (r.acked == list || r.acked.Version() == list.Version())
+			} else {
+				have[kind] = have[kind] && unknown
+			}
+		}
+		st.mu.Unlock()
+	}
+	return have
+}
+
 // due is what the stream is to be brought to by now: its share of the snapshot that has been
 // released to it.
 func (st *stream) due(kind int) *snapshot.List {

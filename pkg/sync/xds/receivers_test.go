@@ -104,3 +104,52 @@ func TestReceiversOfDeltaHaveAllOrDoNotCount(t *testing.T) {
 	one.expect("shop/a=1")
 	w.showsEventually("all/canary asked wants 2 has 2\none/canary wants 2\n")
 }
+
+func TestControlPlanesHaveAListWhenEachHasAcknowledgedIt(t *testing.T) {
+	w := newWorld(t, textKinds(), Options{}).start(nil)
+	have := func() bool {
+		t.Helper()
+		mesh := w.builder.Subscribe("default")
+		defer mesh.Close()
+		current, err := mesh.Snapshot()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w.server.Have("default", current.Lists)[0]
+	}
+	expect := func(want bool, when string) {
+		t.Helper()
+		if have() != want {
+			t.Errorf("%s: have is %v", when, !want)
+		}
+	}
+	w.set("shop/a", "1")
+	expect(false, "without a control plane")
+	one := w.sotw()
+	one.ask(gateways)
+	one.expect(gateways, "")
+	expect(false, "it has not asked for the kind")
+	one.ask(virtualServices)
+	r := one.receive()
+	expect(false, "it was sent the list")
+	one.ack(r)
+	eventually(t, "what it acknowledged", have)
+	two := w.sotw()
+	two.ask(virtualServices)
+	r = two.receive()
+	expect(false, "another one was sent the list")
+	two.send(&discovery.DiscoveryRequest{TypeUrl: r.TypeUrl, ResponseNonce: r.Nonce, ErrorDetail: &rpcstatus.Status{Message: "no"}})
+	w.showsEventually("istiod/canary asked wants 1 has 1\nistiod#2/canary asked wants 1 refuses: no\n")
+	expect(false, "the other refuses it")
+	two.cancel()
+	eventually(t, "without the other", have)
+	w.set("shop/a", "2")
+	r = one.receive()
+	expect(false, "it was sent another list")
+	w.set("shop/a", "1") // what it has, but is about to leave
+	w.showsEventually("istiod/canary asked wants 1 has 1 owes\n")
+	expect(false, "it is on its way elsewhere")
+	one.ack(r)
+	one.ack(one.receive())
+	eventually(t, "the way back", have)
+}

@@ -21,6 +21,19 @@ const (
 	responseNonce   protowire.Number = 5
 )
 
+// istiodKeeps is how many responses istiod keeps for good: its client of config sources puts them
+// into a channel of this size that nobody reads, until it is full. If they were the first hundred that
+// come, it would hold a mesh a hundred times once so much has changed. So they are empty ones.
+const istiodKeeps = 100
+
+// fill is of the kind that istiod asks for first. Nothing comes of a MeshConfig that is not there.
+func (stateOfTheWorld) fill(typeURL string) int {
+	if typeURL == meshConfigURL {
+		return istiodKeeps - 1
+	}
+	return 0
+}
+
 func (stateOfTheWorld) name() string { return "sotw" }
 
 func (stateOfTheWorld) receive(g grpc.ServerStream) (*request, error) {

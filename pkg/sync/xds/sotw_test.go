@@ -30,7 +30,28 @@ func TestEveryKindIsAnswered(t *testing.T) {
 			want = "n/a=1"
 		}
 		c.expect(url, want)
+		for range stateOfTheWorld.fill(stateOfTheWorld{}, url) {
+			c.expect(url, want)
+		}
 	}
+}
+
+// istiod holds the first hundred responses for as long as it runs.
+func TestTheFirstHundredResponsesToAnIstiodAreEmpty(t *testing.T) {
+	w := newWorld(t, textKinds(), Options{}).start(map[string][]*object.Object{"virtualservices": textObjects("n/a=1")})
+	c := w.sotw()
+	c.ask(meshConfig, virtualServices)
+	for n := range 100 {
+		if r := c.receive(); r.TypeUrl != meshConfig || len(r.Resources) > 0 {
+			t.Fatalf("response %d is %s with %d resources", n, r.TypeUrl, len(r.Resources))
+		}
+	}
+	c.expect(virtualServices, "n/a=1")
+	w.set("n/a", "2")
+	c.expect(virtualServices, "n/a=2") // and none is between
+	c.ask(meshConfig)                  // of the same stream, it is an acknowledgement
+	w.set("n/a", "3")
+	c.expect(virtualServices, "n/a=3")
 }
 
 func TestAnyVersionOfAKindIsAnswered(t *testing.T) {

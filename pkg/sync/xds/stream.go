@@ -44,6 +44,8 @@ type protocol interface {
 	// respond makes the response that brings the client to a list, or none when it has
 	// nothing to say; must says that it is owed one.
 	respond(w *interest, list *snapshot.List, nonce string, must bool) *message
+	// fill is how many responses, besides the first, an interest gets before others do.
+	fill(typeURL string) int
 	// wantsAll says whether an interest is in all resources of its kind.
 	wantsAll(w *interest) bool
 }
@@ -66,6 +68,7 @@ type interest struct {
 
 	list    *snapshot.List // what the client was brought to last
 	due     bool           // the client is owed a response
+	fill    int            // how many more responses without content go out before anything else
 	nonce   string         // of the last response
 	waiting bool           // for the last response to be acknowledged
 	refused bool           // the last response
@@ -258,7 +261,7 @@ func (st *stream) request(r *request) error {
 		if r.typeURL == "" {
 			return status.Error(codes.InvalidArgument, "an aggregated request needs a type URL")
 		}
-		w = &interest{typeURL: r.typeURL, kind: st.server.kindOf(r.typeURL)}
+		w = &interest{typeURL: r.typeURL, kind: st.server.kindOf(r.typeURL), fill: st.protocol.fill(r.typeURL)}
 		st.interests[r.typeURL] = w
 		st.order = append(st.order, w)
 	} else if w.waiting && r.nonce == w.nonce {
@@ -328,6 +331,10 @@ func (st *stream) next(current *snapshot.Snapshot, now time.Time) (*interest, *m
 		st.sent(w, m)
 		st.awaits(w)
 		st.turn = at + 1
+		if w.fill > 0 {
+			w.fill--
+			w.due, st.turn = true, at
+		}
 		return w, m, again
 	}
 	return nil, nil, again
