@@ -164,6 +164,7 @@ func TestAReviewTellsWhoWouldLoseItsHost(t *testing.T) {
 		"virtualclusters": {everywhere(claims("bank", "bank", "a.com", grantOf("wine", "a.com"))), everywhere(claims("shop", "shop", "")), everywhere(claims("wine", "wine", ""))},
 		"kind0s":          {speaking("bank", "bank", "a", 5, "a.com"), speaking("shop", "shop", "a", 9, "a.com"), speaking("wine", "wine", "a", 1, "a.com")},
 	})
+	<-f.builder.Synced()
 	s := f.subscribe("m")
 	f.waitForBoth(s, "0:bank/a=1", "shop/0:shop/a=HostNotOwned wine/0:wine/a=HostTaken")
 	plan := func(c ownership.Claims) Plan {
