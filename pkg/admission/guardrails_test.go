@@ -28,7 +28,8 @@ func testRails(t *testing.T) *GuardRails {
 	}
 	index := ownership.New(
 		ownership.Claims{Cluster: "shop", Mesh: "m", Namespaces: []v1alpha1.NamespacePattern{"shop", "shop-*"}},
-		ownership.Claims{Cluster: "bank", Mesh: "m", Namespaces: []v1alpha1.NamespacePattern{"bank"}},
+		ownership.Claims{Cluster: "bank", Mesh: "m", Namespaces: []v1alpha1.NamespacePattern{"bank", "vault-*"},
+			Handovers: []v1alpha1.VirtualClusterHandover{{To: "shop", Namespaces: []v1alpha1.NamespacePattern{"vault-*"}}}},
 		ownership.Claims{Cluster: "sandbox", Mesh: "m"},
 	)
 	return NewGuardRails(func(_ context.Context, cluster string) (policy.Owners, bool) {
@@ -136,6 +137,7 @@ func TestNamespacesAreMadeWithinTheClaims(t *testing.T) {
 		{"shop", "default", ""},
 		{"shop", "istio-system", ""},
 		{"shop", "bank", `virtual cluster "shop", which owns shop, shop-* in its mesh, and virtual cluster "bank" owns it`},
+		{"shop", "vault-eu", ""},
 		{"shop", "other", `nobody owns it: choose another name, or have it claimed in spec.namespaces`},
 		{"sandbox", "bank", ""},
 		{logical.Root, "bank", ""},

@@ -48,15 +48,6 @@ func Share(kind string, o *object.Object, owners Owners) *Shared {
 		return nil
 	}
 	out.takes, out.yields = true, true
-	if kind == virtualService {
-		if len(s.gateways) > 0 {
-			// At gateways it is merged with others and says something in any case.
-			out.takes = slices.Contains(s.gateways, meshGateway)
-			out.yields = !slices.ContainsFunc(s.gateways, func(g string) bool { return g != meshGateway })
-		}
-		everything, httpOnly, ok := readRoutes(o)
-		out.takes, out.yields = out.takes && everything && ok, out.yields && httpOnly && ok
-	}
 	for _, written := range s.hosts {
 		name := strings.ToLower(written)
 		if kind == virtualService && isShort(written) {
@@ -68,10 +59,23 @@ func Share(kind string, o *object.Object, owners Owners) *Shared {
 			out.yields = false
 		}
 	}
-	slices.Sort(out.Hosts)
-	if out.Hosts = slices.Compact(out.Hosts); len(out.Hosts) == 0 || !out.takes && !out.yields {
+	if len(out.Hosts) == 0 {
 		return nil
 	}
+	if kind == virtualService {
+		if len(s.gateways) > 0 {
+			// At gateways it is merged with others and says something in any case.
+			out.takes = slices.Contains(s.gateways, meshGateway)
+			out.yields = out.yields && !slices.ContainsFunc(s.gateways, func(g string) bool { return g != meshGateway })
+		}
+		everything, httpOnly, ok := readRoutes(o)
+		out.takes, out.yields = out.takes && everything && ok, out.yields && httpOnly && ok
+	}
+	if !out.takes && !out.yields {
+		return nil
+	}
+	slices.Sort(out.Hosts)
+	out.Hosts = slices.Compact(out.Hosts)
 	return out
 }
 

@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -149,4 +151,31 @@ func BenchmarkShareWithoutGrants(b *testing.B) {
 			b.Fatal("shared")
 		}
 	}
+}
+
+func FuzzShare(f *testing.F) {
+	f.Add(`{"hosts":["open.bank.example.com"],"http":[{"match":[{"uri":{"prefix":"/"}}]}],"exportTo":[".","*"]}`)
+	f.Add(`{"hosts":["a"],"tls":[{}],"tcp":null,"http":[{"delegate":{}},null]}`)
+	index := theMesh()
+	f.Fuzz(func(t *testing.T, spec string) {
+		var content any
+		if json.Unmarshal([]byte(spec), &content) != nil {
+			t.Skip()
+		}
+		if _, is := content.(map[string]any); !is {
+			t.Skip()
+		}
+		for _, kind := range []string{virtualService, serviceEntry} {
+			s := share(t, index, kind, "shop", "shop", spec, 1)
+			if s == nil {
+				continue
+			}
+			if len(s.Hosts) == 0 || !slices.IsSorted(s.Hosts) || !s.takes && !s.yields || !s.all && len(s.exportTo) == 0 {
+				t.Errorf("%s shares %+v", spec, s)
+			}
+			if s.TakesFrom(s) {
+				t.Error("it takes from itself")
+			}
+		}
+	})
 }

@@ -6,8 +6,8 @@ import (
 )
 
 const (
-	claimRounds = 6
-	claimWrites = 600 // each round
+	claimRounds = 25
+	claimWrites = 100 // each round
 	claimTeams  = 1000
 )
 
@@ -51,32 +51,41 @@ func (b *bench) claims(ctx context.Context) error {
 			return err
 		}
 	}
-	latencies, cpu := map[string][]float64{}, map[string]float64{}
-	for round := range claimRounds + 1 {
+	latencies, dry, cpu := map[string][]float64{}, map[string][]float64{}, map[string]float64{}
+	for round := range claimRounds + 2 {
 		for _, name := range sides {
 			path := "/clusters/" + name + "/apis/networking.istio.io/v1/namespaces/" + team + "/virtualservices"
-			var done load
-			used, err := t.during(func() (err error) {
-				done, err = drive(ctx, 1, claimWrites, nil, func(_ context.Context, i int) error {
+			var done, tried load
+			write := func(path string) (load, error) {
+				return drive(ctx, 1, claimWrites, nil, func(_ context.Context, i int) error {
 					return create(path, fmt.Sprintf(`{"apiVersion":"networking.istio.io/v1","kind":"VirtualService","metadata":{"name":"vs-%d-%d"},"spec":%s}`, round, i, spec))
 				})
+			}
+			tried, err := write(path + "?dryRun=All")
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			used, err := t.during(func() (err error) {
+				done, err = write(path)
 				return err
 			})
 			if err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
-			if round == 0 { // to warm up
+			if round < 2 { // to warm up
 				continue
 			}
+			dry[name] = append(dry[name], tried.latencies...)
 			latencies[name] = append(latencies[name], done.latencies...)
 			cpu[name] += used.total()
 		}
 	}
 	perWrite := func(name string) float64 { return cpu[name] * 1000 / (claimRounds * claimWrites) }
-	p50 := func(name string) float64 { return quantile(latencies[name], 0.5) * 1000 }
-	b.put("claims.alone.p50", t, p50("alone"))
-	b.put("claims.many.p50", t, p50(team))
-	b.put("claims.p50", t, p50(team)-p50("alone"))
+	p50 := func(of map[string][]float64, name string) float64 { return quantile(of[name], 0.5) * 1000 }
+	b.put("claims.alone.p50", t, p50(latencies, "alone"))
+	b.put("claims.many.p50", t, p50(latencies, team))
+	b.put("claims.p50", t, p50(latencies, team)-p50(latencies, "alone"))
+	b.put("claims.dry.p50", t, p50(dry, team)-p50(dry, "alone"))
 	b.put("claims.alone.cpu", t, perWrite("alone"))
 	b.put("claims.many.cpu", t, perWrite(team))
 	b.put("claims.cpu", t, perWrite(team)-perWrite("alone"))

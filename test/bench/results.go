@@ -112,6 +112,7 @@ var rows = []row{
 	{id: "claims.alone.p50", number: 19, what: "a create by one that has its mesh to itself, 1 client, p50", unit: "µs"},
 	{id: "claims.many.p50", number: 19, what: "the same by one of 1 000 that share a mesh, with claims and grants, p50", unit: "µs"},
 	{id: "claims.p50", number: 19, what: "what who owns what adds to a create", unit: "µs", reach: "100 µs"},
+	{id: "claims.dry.p50", number: 19, what: "what it adds to a dry run, which is all but storing it and bringing it to the mesh", unit: "µs"},
 	{id: "claims.alone.cpu", number: 19, what: "CPU for a create by one that has its mesh to itself, its place in the snapshot included", unit: "µs"},
 	{id: "claims.many.cpu", number: 19, what: "CPU for a create by one of 1 000 that share a mesh, likewise", unit: "µs"},
 	{id: "claims.cpu", number: 19, what: "what who owns what adds to that", unit: "µs"},

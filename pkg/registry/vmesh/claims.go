@@ -126,7 +126,7 @@ func overlap(x *ownership.Index, spec *field.Path, claims ownership.Claims) *fie
 	}
 	if owner, theirs, pattern, found := x.Conflict(claims.Mesh, claims.Cluster, claims.Namespaces); found {
 		return refuse(spec.Child("namespaces"), string(pattern), string(theirs), owner,
-			fmt.Sprintf("choose other namespaces, or have %q named in its spec.handovers, or take it from it first", theirs))
+			fmt.Sprintf("choose other namespaces, or have %q handed over in spec.handovers of %q, or take it from that first", theirs, owner))
 	}
 	if owner, theirs, pattern, found := x.HostConflict(claims.Mesh, claims.Cluster, claims.Hosts); found {
 		return refuse(spec.Child("hosts"), string(pattern), string(theirs), owner, "choose other hosts, or take them from it first")

@@ -164,6 +164,7 @@ func TestAReviewTellsWhoWouldLoseItsHost(t *testing.T) {
 		"virtualclusters": {everywhere(claims("bank", "bank", "a.com", grantOf("wine", "a.com"))), everywhere(claims("shop", "shop", "")), everywhere(claims("wine", "wine", ""))},
 		"kind0s":          {speaking("bank", "bank", "a", 5, "a.com"), speaking("shop", "shop", "a", 9, "a.com"), speaking("wine", "wine", "a", 1, "a.com")},
 	})
+	<-f.builder.Synced()
 	s := f.subscribe("m")
 	f.waitForBoth(s, "0:bank/a=1", "shop/0:shop/a=HostNotOwned wine/0:wine/a=HostTaken")
 	plan := func(c ownership.Claims) Plan {
@@ -269,4 +270,31 @@ func TestAContestEndsTheSameHoweverItCameAbout(t *testing.T) {
 	if decide(); len(c.all)+len(c.hosts)+c.changed.Len() > 0 {
 		t.Errorf("something is left: %+v", c)
 	}
+}
+
+func TestALaterStageKeepsWhatIsReplacedUntilItHasWhatReplacesIt(t *testing.T) {
+	f := newFixture(t, sharingKinds())
+	bank := claims("bank", "bank over", "a.com", grantOf("shop", "a.com"))
+	bank.Handovers = []v1alpha1.VirtualClusterHandover{{To: "shop", Namespaces: []v1alpha1.NamespacePattern{"over"}}}
+	f.start(map[string][]*object.Object{
+		"meshes":          {meshWith(`{"rollout": {"stages": [{"name": "one", "controlPlanes": {"matchLabels": {"s": "1"}}}, {"name": "two", "controlPlanes": {}}]}}`)},
+		"virtualclusters": {everywhere(bank), everywhere(claims("shop", "shop", ""))},
+		"kind0s": {speaking("shop", "shop", "a", 5, "a.com"), speaking("bank", "over", "both", 5, "x.over.svc.cluster.local"),
+			speaking("bank", "over", "old", 5, "y.over.svc.cluster.local"), speaking("shop", "over", "both", 5, "x.over.svc.cluster.local")},
+	})
+	s := f.subscribe("m")
+	older := f.waitForBoth(s, "0:over/both=1 0:over/old=1 0:shop/a=1", "shop/0:over/both=NotOwner")
+	two := f.subscribe("m")
+	two.Select(ControlPlane{})
+	f.builder.SetStages("m", older.Policy.Epoch, map[string]*Snapshot{"one": older, "two": older.Stage(older.Lists)})
+	f.wait(two, "all", func(s *Snapshot, err error) bool { return err == nil && s.Resources() == 3 })
+	f.kind(0).Changed(watch.Added, speaking("bank", "bank", "a", 9, "a.com"), 2)
+	f.observers["virtualclusters"].Changed(watch.Modified, everywhere(claims("shop", "shop over", "")), 3)
+	f.waitForBoth(s, "0:bank/a=1 0:over/both=1", "bank/0:over/both=NotOwner bank/0:over/old=NotOwner shop/0:shop/a=HostTaken")
+	f.wait(two, "what is not replaced gone, and nothing else", func(s *Snapshot, err error) bool {
+		return err == nil && describe(s) == "0:over/both=1 0:shop/a=1"
+	})
+	// What was to come after it does not come.
+	f.kind(0).Changed(watch.Deleted, speaking("shop", "over", "both", 5, "x.over.svc.cluster.local"), 4)
+	f.wait(two, "what has no successor any more gone", func(s *Snapshot, err error) bool { return err == nil && describe(s) == "0:shop/a=1" })
 }
