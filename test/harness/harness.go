@@ -39,9 +39,20 @@ func Tool(ctx context.Context, name string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// Build compiles cmd/vmesh into bin/, as make build does, and returns its path. When nothing has changed it costs what
-// go build takes to see that.
+// built is the binary, once this process has made it: what go build takes to see that nothing has changed is seconds on a
+// busy machine.
+var built struct {
+	sync.Mutex
+	binary string
+}
+
+// Build compiles cmd/vmesh into bin/, as make build does, and returns its path.
 func Build(ctx context.Context) (string, error) {
+	built.Lock()
+	defer built.Unlock()
+	if built.binary != "" {
+		return built.binary, nil
+	}
 	root, err := RepoRoot()
 	if err != nil {
 		return "", err
@@ -55,6 +66,7 @@ func Build(ctx context.Context) (string, error) {
 	if err := buildCommand(ctx, root, "make", "--silent", "build").Run(); err != nil {
 		return "", fmt.Errorf("building vmesh: %w", err)
 	}
+	built.binary = binary
 	return binary, nil
 }
 

@@ -69,6 +69,7 @@ func TestNoAcknowledgedWriteIsLostWhenTheProcessIsKilled(t *testing.T) {
 				continue
 			}
 			acknowledged = append(acknowledged, key)
+			deadline.Reset(time.Minute)
 			if len(acknowledged) == target {
 				if err := cmd.Process.Kill(); err != nil {
 					t.Fatal(err)
