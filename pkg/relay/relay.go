@@ -93,7 +93,7 @@ func (r *Relay) open(ctx context.Context) error {
 		log.Info("Read the cache", "dir", r.options.CacheDir, "resources", r.state.resources(), "asOf", r.at.UTC().Format(time.RFC3339))
 	}
 	if shards == 0 && r.whole {
-		shards = autoShards(r.state.resources())
+		shards = autoShards(r.state.largest())
 	}
 	if shards > 0 {
 		return r.openSources(ctx, shards)
@@ -238,7 +238,7 @@ func (r *Relay) answered(ctx context.Context) error {
 		return nil
 	}
 	if r.sources == nil {
-		if err := r.openSources(ctx, autoShards(r.state.resources())); err != nil {
+		if err := r.openSources(ctx, autoShards(r.state.largest())); err != nil {
 			return err
 		}
 	}

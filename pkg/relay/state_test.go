@@ -105,6 +105,24 @@ func TestAResponseThatDoesNotLeadWhereItSaysIsRefusedWhole(t *testing.T) {
 	}
 }
 
+func TestTheLargestKindDecides(t *testing.T) {
+	kinds := meshKinds()
+	s := emptyState(4, len(kinds))
+	for kind, n := range []int{7, 30, 0, 12} {
+		var updates []snapshot.Update
+		for i := range n {
+			updates = append(updates, set(t, fmt.Sprintf("ns/%d", i), "a"))
+		}
+		var err error
+		if s, err = s.with(change{kind: kind, typeURL: kinds[kind].TypeURL, updates: updates, version: snapshot.Empty.With(updates, time.Now()).Version()}, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := s.largest(); got != 30 || s.resources() != 49 {
+		t.Errorf("the largest of kinds with 7, 30, none and 12 is said to have %d, and all %d", got, s.resources())
+	}
+}
+
 func TestTheNumberOfShardsFollowsTheNumberOfResources(t *testing.T) {
 	for resources, want := range map[int]int{0: 4, 1000: 4, 2000: 8, 10_000: 64, 50_000: 128, 1_000_000: 128} {
 		if got := autoShards(resources); got != want {
