@@ -91,13 +91,8 @@ func TestARelayThatIsKilledHasAllThatItServed(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-<<<<<<< HEAD
 		kill := func() { _ = cmd.Process.Kill() }
 		timer := time.AfterFunc(time.Minute, kill)
-=======
-		// Past the first second, in which the file comes to be, and into the writing anew of long logs.
-		timer := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
->>>>>>> h5-shards
 		lines := bufio.NewScanner(out)
 		first, put := true, 0
 		for lines.Scan() {
@@ -110,13 +105,6 @@ func TestARelayThatIsKilledHasAllThatItServed(t *testing.T) {
 					first = false
 					timer.Reset(300*time.Millisecond + time.Duration(rnd.IntN(1700))*time.Millisecond)
 				}
-<<<<<<< HEAD
-=======
-				if first { // a slow machine takes a second to come here
-					timer.Reset(300*time.Millisecond + rand.N(700*time.Millisecond) + time.Duration(rnd.IntN(2))*time.Second)
-				}
-				first = false
->>>>>>> h5-shards
 			} else if strings.HasPrefix(lines.Text(), "---") {
 				t.Fatal(lines.Text())
 			}
