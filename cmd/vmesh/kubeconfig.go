@@ -80,6 +80,7 @@ func (a *rootAccess) client() (*rest.RESTClient, error) {
 	scheme.AddKnownTypes(v1alpha1.GroupVersion, &v1alpha1.KubeconfigRequest{})
 	metav1.AddToGroupVersion(scheme, v1alpha1.GroupVersion)
 	config.GroupVersion = &v1alpha1.GroupVersion
+	config.QPS = -1 // a limiter's complaint would stand for that of --timeout
 	config.APIPath = "/apis"
 	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	client, err := rest.RESTClientFor(config)

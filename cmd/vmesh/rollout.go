@@ -79,7 +79,9 @@ func (o *rolloutOptions) command(use, short, long, example string, run func(ctx 
 				ctx, cancel = context.WithTimeoutCause(ctx, o.timeout, fmt.Errorf("--timeout: it took longer than %s", o.timeout))
 				defer cancel()
 			}
-			if err = run(ctx, cmd, client); err != nil && errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil {
+			err = run(ctx, cmd, client)
+			if end, bounded := ctx.Deadline(); bounded && errors.Is(err, context.DeadlineExceeded) && !time.Now().Before(end) {
+				<-ctx.Done() // the connection may have noticed before the context
 				return context.Cause(ctx)
 			}
 			return err
