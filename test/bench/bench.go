@@ -83,8 +83,8 @@ func (b *bench) run(ctx context.Context) error {
 		}
 	}
 	if b.want(18) {
-		for _, objects := range b.options.shardObjects {
-			if err := b.shards(ctx, objects); err != nil {
+		for _, load := range b.options.shardLoads {
+			if err := b.shards(ctx, load); err != nil {
 				return fmt.Errorf("shards: %w", err)
 			}
 		}

@@ -31,9 +31,9 @@ type options struct {
 	out         string
 	profileDir  string
 	keep        bool
-	// shardObjects and shardFeeds are of row 18: among how many objects, and over how many shards.
-	shardObjects []int
-	shardFeeds   []string
+	// shardLoads and shardFeeds are of row 18: among what, and over how many shards.
+	shardLoads []shardLoad
+	shardFeeds []string
 }
 
 func main() {
@@ -53,7 +53,7 @@ func main() {
 	}
 	var o options
 	var noPeer bool
-	var objects, feeds string
+	var objects, exports, feeds string
 	flag.StringVar(&o.only, "only", "", "the rows to measure, by number: 1,2,7; all by default")
 	flag.Float64Var(&o.scale, "scale", 1, "the share of the 10 000 objects and 10 000 virtual clusters to use, for a quick look")
 	flag.StringVar(&o.vmeshBinary, "vmesh-binary", "", "the vmesh to measure; built from this checkout by default")
@@ -63,6 +63,7 @@ func main() {
 	flag.StringVar(&o.profileDir, "cpuprofile-dir", "", "after the rows, run each load once more and write profiles of the servers here")
 	flag.BoolVar(&o.keep, "keep", false, "keep the servers' data and logs")
 	flag.StringVar(&objects, "shard-objects", "10000", "among how many objects row 18 changes one: 10000,50000")
+	flag.StringVar(&exports, "shard-exports", exportedToOwn, "to whom they are exported: own,all (namespaces)")
 	flag.StringVar(&feeds, "shards", "1,4,16,auto", "over how many shards row 18 has the relay spread them")
 	flag.Parse()
 	o.peer = !noPeer
@@ -73,7 +74,13 @@ func main() {
 			fmt.Fprintf(os.Stderr, "bench: --shard-objects: %q is not a number of objects\n", text)
 			os.Exit(1)
 		}
-		o.shardObjects = append(o.shardObjects, n)
+		for to := range strings.SplitSeq(exports, ",") {
+			if to != exportedToOwn && to != exportedToAll {
+				fmt.Fprintf(os.Stderr, "bench: --shard-exports: %q is neither %s nor %s\n", to, exportedToOwn, exportedToAll)
+				os.Exit(1)
+			}
+			o.shardLoads = append(o.shardLoads, shardLoad{n, to})
+		}
 	}
 
 	debug.SetGCPercent(clientGC)
@@ -88,8 +95,8 @@ func main() {
 }
 
 func run(ctx context.Context, o options) (err error) {
-	for _, objects := range o.shardObjects {
-		rows = append(rows, shardRows(objects, o.shardFeeds)...)
+	for _, load := range o.shardLoads {
+		rows = append(rows, load.rows(o.shardFeeds)...)
 	}
 	only, err := parseRows(o.only)
 	if err != nil {

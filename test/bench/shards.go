@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -23,26 +24,53 @@ const (
 	lagCount      = "vmesh_xds_change_lag_seconds_count"
 )
 
-// shardFeedID is how a feed's figures are called.
-func shardFeedID(objects int, shards string) string {
-	return fmt.Sprintf("shards.%d.%s.", objects, shards)
+// To whom the objects are exported: to their own namespaces, as vmesh has it where nothing is said, or to all, as Istio has it.
+const (
+	exportedToOwn = "own"
+	exportedToAll = "all"
+)
+
+// shardLoad is what istiods hold while an object changes.
+type shardLoad struct {
+	objects int
+	exports string
 }
 
-// shardRows are the figures of one number of objects, for some numbers of shards.
-func shardRows(objects int, feeds []string) []row {
+// feedID is how a feed's figures are called.
+func (l shardLoad) feedID(shards string) string {
+	return fmt.Sprintf("shards.%d.%s.%s.", l.objects, l.exports, shards)
+}
+
+// create makes the objects.
+func (l shardLoad) create(ctx context.Context, t *target, objects int) error {
+	exports := []byte(`"exportTo":["."],`)
+	_, err := drive(ctx, 16, objects, nil, func(ctx context.Context, i int) error {
+		v := virtualService{"route", i}
+		body := v.body(0, "")
+		if l.exports == exportedToAll {
+			body = bytes.Replace(body, exports, nil, 1)
+		}
+		_, err := t.client.size(ctx, request{method: "POST", path: t.base + v.collection(), body: body})
+		return err
+	})
+	return err
+}
+
+// rows are the figures, for some numbers of shards.
+func (l shardLoad) rows(feeds []string) []row {
 	most := func(figure string) string { return "its own watch's " + figure }
 	var all []row
 	add := func(id, what, unit, reach string) {
 		all = append(all, row{id: id, number: 18, what: what, unit: unit, reach: reach})
 	}
 	for _, shards := range feeds {
-		id := shardFeedID(objects, shards)
-		add(id+"cpu", fmt.Sprintf("istiod's CPU for a changed VirtualService among %d, through a relay with --shards %s", objects, shards), "ms", most("CPU"))
+		id := l.feedID(shards)
+		add(id+"cpu", fmt.Sprintf("istiod's CPU for a changed VirtualService among %d, exported to %s, through a relay with --shards %s", l.objects, l.exports, shards), "ms", most("CPU"))
 		add(id+"rss", "anonymous RSS of that istiod", "MiB", most("RSS"))
 		add(id+"call", "from the write's 200 to the first shifted gRPC call, p50", "ms", most("time"))
 		add(id+"call.quick", "the same with a debounce of 5 ms", "ms", most("time"))
 		ack := ""
-		if objects <= 10000 {
+		if l.objects <= 10000 {
 			ack = "8 ms"
 		}
 		add(id+"ack", "from the change to istiod's acknowledgement as vmesh knows it, p50", "ms", ack)
@@ -65,7 +93,7 @@ type feed struct {
 }
 
 // shards compares an istiod that a relay feeds over some sources with one that watches the CRDs of a kube-apiserver.
-func (b *bench) shards(ctx context.Context, objects int) (err error) {
+func (b *bench) shards(ctx context.Context, l shardLoad) (err error) {
 	binary, err := harness.Tool(ctx, "istiod")
 	if err != nil {
 		return err
@@ -74,7 +102,7 @@ func (b *bench) shards(ctx context.Context, objects int) (err error) {
 	if err != nil {
 		return err
 	}
-	dir := fmt.Sprintf("shards-%d", objects)
+	dir := fmt.Sprintf("shards-%d-%s", l.objects, l.exports)
 	ours := b.vmesh(filepath.Join(dir, "vmesh"), "--xds-tls-address", address)
 	theirs := b.peerAt(filepath.Join(dir, "peer"))
 	both := []*target{ours, theirs}
@@ -86,7 +114,7 @@ func (b *bench) shards(ctx context.Context, objects int) (err error) {
 		}
 		defer func() { err = errors.Join(err, backends[i].Stop()) }()
 	}
-	b.log("loading %d objects", b.scaled(objects))
+	b.log("loading %d objects, exported to %s", b.scaled(l.objects), l.exports)
 	if err := each(both, func(t *target) error {
 		if _, err := t.start(ctx); err != nil {
 			return err
@@ -97,7 +125,7 @@ func (b *bench) shards(ctx context.Context, objects int) (err error) {
 		if err := makeNamespaces(ctx, t); err != nil {
 			return err
 		}
-		if _, err := create(ctx, t, 16, 0, b.scaled(objects)); err != nil {
+		if err := l.create(ctx, t, b.scaled(l.objects)); err != nil {
 			return err
 		}
 		return makeGreeter(ctx, t, backends)
@@ -115,12 +143,12 @@ func (b *bench) shards(ctx context.Context, objects int) (err error) {
 			if shards == namePeer {
 				f.target, f.options.WatchKubernetes = theirs, true
 				for _, s := range b.options.shardFeeds {
-					f.ids = append(f.ids, shardFeedID(objects, s))
+					f.ids = append(f.ids, l.feedID(s))
 				}
 			} else {
-				f.ids = []string{shardFeedID(objects, shards)}
+				f.ids = []string{l.feedID(shards)}
 			}
-			if err := b.feedIstiod(ctx, f, address, where, objects); err != nil {
+			if err := b.feedIstiod(ctx, f, address, where, l.objects); err != nil {
 				return fmt.Errorf("%s: %w", shards, err)
 			}
 		}
