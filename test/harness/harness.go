@@ -7,6 +7,7 @@ package harness
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -20,10 +21,37 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 )
+
+// Main is a TestMain's work, for tests that share processes: run starts them, runs the tests and stops them. It ends
+// the process, with an error on stderr if there was one.
+func Main(run func() (code int, err error)) {
+	flag.Parse()
+	code, err := run()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// StopAfter has something stopped when a test ends, within a minute.
+func StopAfter(t interface {
+	Cleanup(func())
+	Error(...any)
+}, stop func(context.Context) error) {
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := stop(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+}
 
 // Tool returns the path of istiod, istioctl, kube-apiserver, kubectl or etcd. It builds the tool when this machine has
 // none yet, which takes minutes and says so on stderr.

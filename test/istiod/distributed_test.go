@@ -41,20 +41,11 @@ func startFleet(ctx context.Context, t *testing.T, istiods int) *fleet {
 			t.Fatal(err)
 		}
 	}
-	stop := func(stop func(context.Context) error) {
-		t.Cleanup(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-			defer cancel()
-			if err := stop(ctx); err != nil {
-				t.Error(err)
-			}
-		})
-	}
 	f := &fleet{}
 	var err error
 	f.vmesh, err = harness.StartVmesh(ctx, harness.VmeshOptions{DataDir: filepath.Join(dir, "vmesh")})
 	must(err)
-	stop(f.vmesh.Stop)
+	harness.StopAfter(t, f.vmesh.Stop)
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("vmesh's last words:\n%s", tail(f.vmesh.LogFile()))
@@ -68,7 +59,7 @@ func startFleet(ctx context.Context, t *testing.T, istiods int) *fleet {
 			PodName: fmt.Sprintf("istiod-%d", i),
 		})
 		must(err)
-		stop(istiod.Stop)
+		harness.StopAfter(t, istiod.Stop)
 		f.istiods = append(f.istiods, istiod)
 	}
 	must(harness.Apply(ctx, f.kubeconfig, "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n"))

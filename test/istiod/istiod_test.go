@@ -35,19 +35,10 @@ func startMesh(ctx context.Context, t *testing.T) *mesh {
 			t.Fatal(err)
 		}
 	}
-	stop := func(stop func(context.Context) error) {
-		t.Cleanup(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-			defer cancel()
-			if err := stop(ctx); err != nil {
-				t.Error(err)
-			}
-		})
-	}
 	var err error
 	m.vmesh, err = harness.StartVmesh(ctx, harness.VmeshOptions{DataDir: filepath.Join(dir, "vmesh")})
 	must(err)
-	stop(m.vmesh.Stop)
+	harness.StopAfter(t, m.vmesh.Stop)
 	m.kubeconfig, err = m.vmesh.Kubeconfig(ctx, "default")
 	must(err)
 
@@ -55,7 +46,7 @@ func startMesh(ctx context.Context, t *testing.T) *mesh {
 	for i, version := range []string{"v1", "v2"} {
 		backends[i], err = traffic.StartBackend(version)
 		must(err)
-		stop(func(context.Context) error { return backends[i].Stop() })
+		harness.StopAfter(t, func(context.Context) error { return backends[i].Stop() })
 	}
 	must(harness.Apply(ctx, m.kubeconfig, traffic.Service(backends[0], backends[1])))
 	must(harness.Apply(ctx, m.kubeconfig, traffic.Weights(80, 20)))
@@ -63,7 +54,7 @@ func startMesh(ctx context.Context, t *testing.T) *mesh {
 		Dir: filepath.Join(dir, "istiod"), Kubeconfig: m.kubeconfig, XDSAddresses: []string{m.vmesh.XDSAddress},
 	})
 	must(err)
-	stop(m.istiod.Stop)
+	harness.StopAfter(t, m.istiod.Stop)
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("istiod's last words:\n%s", tail(m.istiod.LogFile()))
@@ -72,7 +63,7 @@ func startMesh(ctx context.Context, t *testing.T) *mesh {
 	})
 	m.client, err = traffic.Dial(m.istiod.GRPCAddress, traffic.Target)
 	must(err)
-	stop(func(context.Context) error { return m.client.Close() })
+	harness.StopAfter(t, func(context.Context) error { return m.client.Close() })
 	eventually(ctx, t, "calls go through", func() error {
 		_, err := m.client.Call(ctx, nil)
 		return err

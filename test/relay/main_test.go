@@ -4,7 +4,6 @@ package relay
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -29,13 +28,7 @@ var kubernetes struct {
 }
 
 func TestMain(m *testing.M) {
-	flag.Parse()
-	code, err := run(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
+	harness.Main(func() (int, error) { return run(m) })
 }
 
 func run(m *testing.M) (code int, err error) {

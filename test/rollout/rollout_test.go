@@ -38,21 +38,12 @@ func start(ctx context.Context, t *testing.T) *mesh {
 	t.Helper()
 	dir := t.TempDir()
 	m := &mesh{t: t, dataDir: filepath.Join(dir, "vmesh"), istiods: map[string]*harness.Istiod{}, clients: map[string]*traffic.Client{}}
-	stop := func(stop func(context.Context) error) {
-		t.Cleanup(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-			defer cancel()
-			if err := stop(ctx); err != nil {
-				t.Error(err)
-			}
-		})
-	}
 	var err error
 	m.binary, err = harness.Build(ctx)
 	m.must(err)
 	m.vmesh, err = harness.StartVmesh(ctx, harness.VmeshOptions{DataDir: m.dataDir, Binary: m.binary})
 	m.must(err)
-	stop(m.vmesh.Stop)
+	harness.StopAfter(t, m.vmesh.Stop)
 	t.Cleanup(func() {
 		if t.Failed() {
 			data, _ := os.ReadFile(m.vmesh.LogFile())
@@ -65,7 +56,7 @@ func start(ctx context.Context, t *testing.T) *mesh {
 	for i, version := range []string{"v1", "v2"} {
 		backends[i], err = traffic.StartBackend(version)
 		m.must(err)
-		stop(func(context.Context) error { return backends[i].Stop() })
+		harness.StopAfter(t, func(context.Context) error { return backends[i].Stop() })
 	}
 	m.must(harness.Apply(ctx, m.kubeconfig, traffic.Service(backends[0], backends[1])))
 	m.must(harness.Apply(ctx, m.kubeconfig, traffic.Weights(80, 20)))
@@ -79,10 +70,10 @@ func start(ctx context.Context, t *testing.T) *mesh {
 			PodName: name, ExtraEnv: []string{"REVISION=" + revision},
 		})
 		m.must(err)
-		stop(istiod.Stop)
+		harness.StopAfter(t, istiod.Stop)
 		client, err := traffic.Dial(istiod.GRPCAddress, traffic.Target)
 		m.must(err)
-		stop(func(context.Context) error { return client.Close() })
+		harness.StopAfter(t, func(context.Context) error { return client.Close() })
 		m.istiods[name], m.clients[name] = istiod, client
 		m.eventually(ctx, "calls go through "+name, func() error {
 			_, err := client.Call(ctx, nil)
