@@ -61,6 +61,7 @@ type Tracker struct {
 		sync.Mutex
 		placements []placement
 		connected  []connected
+		taking     bool // what was taken out is not pending yet
 	}
 
 	mu      sync.Mutex
@@ -188,24 +189,24 @@ func noControlPlanes(mesh string) istio.Condition {
 func (t *Tracker) Placed(placements []snapshot.Placement) {
 	now := t.clock.Now()
 	told := make([]placement, 0, len(placements))
+	open := false
 	for _, p := range placements {
 		settled := p.Gone || t.settled(p) && !(p.Moved && p.Mesh != "")
-		if settled && t.waiting.Load() == 0 && len(told) == 0 {
-			continue // there is nothing to forget
-		}
+		open = open || !settled
 		told = append(told, placement{p, settled, now})
 	}
 	t.inbox.Lock()
+	if !open && len(t.inbox.placements) == 0 && !t.inbox.taking && t.waiting.Load() == 0 {
+		t.inbox.Unlock()
+		return // there is nothing to forget
+	}
 	if t.inbox.placements == nil {
 		t.inbox.placements = told
 	} else {
 		t.inbox.placements = append(t.inbox.placements, told...)
 	}
-	some := len(t.inbox.placements) > 0
 	t.inbox.Unlock()
-	if some {
-		t.signal()
-	}
+	t.signal()
 }
 
 // take takes in what the tracker was told; the lock must be held.
@@ -213,7 +214,13 @@ func (t *Tracker) take(now time.Time) {
 	t.inbox.Lock()
 	placements, changes := t.inbox.placements, t.inbox.connected
 	t.inbox.placements, t.inbox.connected = nil, nil
+	t.inbox.taking = true
 	t.inbox.Unlock()
+	defer func() {
+		t.inbox.Lock()
+		t.inbox.taking = false
+		t.inbox.Unlock()
+	}()
 	for _, p := range placements {
 		o := p.Object
 		id := id{p.Kind, o.Cluster(), o.Namespace, o.Name}
