@@ -168,7 +168,7 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 func (s *Server) assemble(creds *credentials) error {
 	s.clusters = vmesh.NewClusters(s.backend, s.options.clusterURL)
 	records := vmesh.NewKubeconfigs()
-	virtualClusters, meshes, kubeconfigs, kubeconfigRequests, analyses, claimReviews, err := vmeshkinds.Kinds(s.clusters.Hooks(), records.Hooks())
+	own, err := vmeshkinds.Kinds(s.clusters.Hooks(), records.Hooks())
 	if err != nil {
 		return err
 	}
@@ -180,8 +180,9 @@ func (s *Server) assemble(creds *credentials) error {
 	if err != nil {
 		return err
 	}
+	virtualClusters, meshes, kubeconfigs := own.VirtualClusters, own.Meshes, own.Kubeconfigs
 	definitions, core := takeKind(core, schema.GroupKind{Group: "apiextensions.k8s.io", Kind: "CustomResourceDefinition"})
-	s.kinds = slices.Concat(core, mesh, []*kind.Kind{virtualClusters, meshes, kubeconfigs})
+	s.kinds = slices.Concat(core, mesh, own.Stored())
 
 	stores := map[schema.GroupResource]*resource.Store{}
 	quotas := quota.New(s.clusters.Limits)
@@ -193,7 +194,7 @@ func (s *Server) assemble(creds *credentials) error {
 			return err
 		}
 		stores[k.GroupResource()] = store
-		if k == virtualClusters || k == meshes || k == kubeconfigs {
+		if slices.Contains(own.Stored(), k) {
 			continue
 		}
 		contents = append(contents, store)
@@ -236,8 +237,8 @@ func (s *Server) assemble(creds *credentials) error {
 					g.add(gv, k.Resource(), s.clusters.REST())
 					g.add(gv, k.Resource()+"/status", stores[k.GroupResource()].StatusREST(version))
 					g.add(gv, k.Resource()+"/proxy", s.clusters.ProxyREST())
-					g.add(gv, k.Resource()+"/kubeconfig", s.clusters.KubeconfigREST(kubeconfigRequests, records, creds.clients, creds.servers))
-					g.add(gv, k.Resource()+"/analysis", s.clusters.AnalysisREST(analyses, analysis.Analyze))
+					g.add(gv, k.Resource()+"/kubeconfig", s.clusters.KubeconfigREST(own.KubeconfigRequests, records, creds.clients, creds.servers))
+					g.add(gv, k.Resource()+"/analysis", s.clusters.AnalysisREST(own.Analyses, analysis.Analyze))
 				case meshes.GroupResource():
 					g.add(gv, k.Resource(), s.clusters.MeshREST())
 					g.add(gv, k.Resource()+"/status", stores[k.GroupResource()].StatusREST(version))
@@ -259,8 +260,9 @@ func (s *Server) assemble(creds *credentials) error {
 	}
 	var rootGroups, tenantGroups groups
 	serve(&rootGroups, core)
-	serve(&rootGroups, []*kind.Kind{virtualClusters, meshes, kubeconfigs})
-	rootGroups.add(claimReviews.GVK(vmesh.Version).GroupVersion(), claimReviews.Resource(), s.clusters.ClaimReviewREST(claimReviews, s.reviewClaims))
+	serve(&rootGroups, own.Stored())
+	reviews := own.ClaimReviews
+	rootGroups.add(reviews.GVK(vmesh.Version).GroupVersion(), reviews.Resource(), s.clusters.ClaimReviewREST(reviews, s.reviewClaims))
 	serve(&tenantGroups, core)
 	serve(&tenantGroups, mesh)
 	tenantGroups.add(definitions.GVK(definitions.StorageVersion()).GroupVersion(), definitions.Resource(),
@@ -294,7 +296,7 @@ func (s *Server) assemble(creds *credentials) error {
 		return err
 	}
 	if s.root, err = newEndpoint(endpointConfig{
-		name: "root", kinds: slices.Concat(core, []*kind.Kind{virtualClusters, meshes, kubeconfigs, kubeconfigRequests, analyses, claimReviews}), storage: rootGroups,
+		name: "root", kinds: slices.Concat(core, own.All()), storage: rootGroups,
 		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, tokens: tokens, admission: admit, clusters: s.clusters, kubeconfigs: records, life: s.life, process: true,
 		audit: s.audit, auditPolicy: s.auditPolicy, tracer: s.tracer, frontProxy: s.frontProxy, fair: fair, described: announced,
 		wrap: func(root http.Handler) http.Handler {
@@ -309,7 +311,7 @@ func (s *Server) assemble(creds *credentials) error {
 		}
 	}
 
-	s.extension.Serve(extensionEndpoint(s.root, slices.Concat(core, []*kind.Kind{virtualClusters, meshes}), stores),
+	s.extension.Serve(extensionEndpoint(s.root, slices.Concat(core, []*kind.Kind{virtualClusters, meshes, own.MemberClusters}), stores),
 		extensionEndpoint(s.tenant, slices.Concat(core, mesh), stores))
 	s.root.server.Handler.NonGoRestfulMux.HandleFunc(RewritePath, s.serveRewrite)
 
@@ -330,10 +332,11 @@ func (s *Server) assemble(creds *credentials) error {
 		loop{"memory", tuneMemory},
 	)
 	s.collectGarbage(stores, admit, quotas, map[schema.GroupResource]garbage.Source{
-		namespaces.Kind().GroupResource(): {Deleter: namespaceREST},
-		virtualClusters.GroupResource():   {Deleter: s.clusters.REST(), Serves: isRoot},
-		meshes.GroupResource():            {Serves: isRoot},
-		kubeconfigs.GroupResource():       {Serves: isRoot},
+		namespaces.Kind().GroupResource():  {Deleter: namespaceREST},
+		virtualClusters.GroupResource():    {Deleter: s.clusters.REST(), Serves: isRoot},
+		meshes.GroupResource():             {Serves: isRoot},
+		kubeconfigs.GroupResource():        {Serves: isRoot},
+		own.MemberClusters.GroupResource(): {Serves: isRoot},
 	}, mesh)
 	gate := newReceivers(direct, records, s.options.XDSAllowAnonymous || isLoopback(s.options.XDSTLSAddress))
 	if err := s.assembleSync(mesh, stores, meshStore, clusterStore, creds, gate); err != nil {

@@ -16,27 +16,51 @@ import (
 //go:embed v1alpha1/crds/*.yaml
 var definitions embed.FS
 
-// Kinds makes the kinds that the root serves and stores, and those that are answered and
-// not stored: KubeconfigRequest, Analysis and ClaimReview.
-func Kinds(virtualClusterHooks, kubeconfigHooks kind.Hooks) (virtualClusters, meshes, kubeconfigs, kubeconfigRequests, analyses, claimReviews *kind.Kind, err error) {
+// Root are the kinds that the root serves.
+type Root struct {
+	// Those that are stored.
+	VirtualClusters, Meshes, Kubeconfigs, MemberClusters *kind.Kind
+	// Those that are answered and not stored.
+	KubeconfigRequests, Analyses, ClaimReviews *kind.Kind
+}
+
+// Stored are the kinds that are stored.
+func (r *Root) Stored() []*kind.Kind {
+	return []*kind.Kind{r.VirtualClusters, r.Meshes, r.Kubeconfigs, r.MemberClusters}
+}
+
+// All are all the kinds.
+func (r *Root) All() []*kind.Kind {
+	return append(r.Stored(), r.KubeconfigRequests, r.Analyses, r.ClaimReviews)
+}
+
+// Kinds makes the kinds that the root serves.
+func Kinds(virtualClusterHooks, kubeconfigHooks kind.Hooks) (*Root, error) {
+	var root Root
 	for _, k := range []struct {
 		plural string
 		hooks  kind.Hooks
 		kind   **kind.Kind
 	}{
-		{"virtualclusters", virtualClusterHooks, &virtualClusters},
-		{"meshes", kind.Hooks{Validate: validateMesh, ValidateName: apivalidation.NameIsDNSLabel}, &meshes},
-		{"kubeconfigs", kubeconfigHooks, &kubeconfigs},
-		{"kubeconfigrequests", kind.Hooks{}, &kubeconfigRequests},
-		{"analyses", kind.Hooks{}, &analyses},
-		{"claimreviews", kind.Hooks{}, &claimReviews},
+		{"virtualclusters", virtualClusterHooks, &root.VirtualClusters},
+		{"meshes", kind.Hooks{Validate: validateMesh, ValidateName: apivalidation.NameIsDNSLabel}, &root.Meshes},
+		{"memberclusters", kind.Hooks{ValidateName: apivalidation.NameIsDNSLabel}, &root.MemberClusters},
+		{"kubeconfigs", kubeconfigHooks, &root.Kubeconfigs},
+		{"kubeconfigrequests", kind.Hooks{}, &root.KubeconfigRequests},
+		{"analyses", kind.Hooks{}, &root.Analyses},
+		{"claimreviews", kind.Hooks{}, &root.ClaimReviews},
 	} {
+		var err error
 		if *k.kind, err = newKind(k.plural, k.hooks); err != nil {
-			return nil, nil, nil, nil, nil, nil, err
+			return nil, err
 		}
 	}
-	return virtualClusters, meshes, kubeconfigs, kubeconfigRequests, analyses, claimReviews, nil
+	return &root, nil
 }
+
+// MeshServices makes the kind of the services of a mesh, which is served in virtual clusters
+// and not stored.
+func MeshServices() (*kind.Kind, error) { return newKind("meshservices", kind.Hooks{}) }
 
 // Changes makes the kind of the changes of virtual clusters, which is served in them.
 func Changes(hooks kind.Hooks) (*kind.Kind, error) { return newKind("changes", hooks) }

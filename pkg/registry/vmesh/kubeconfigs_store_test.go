@@ -42,11 +42,11 @@ func newWorld(t *testing.T) *world {
 	}
 	t.Cleanup(backend.Close)
 	k := NewKubeconfigs()
-	_, _, records, _, _, _, err := vmeshkinds.Kinds(kind.Hooks{}, k.Hooks())
+	root, err := vmeshkinds.Kinds(kind.Hooks{}, k.Hooks())
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := resource.NewStore(records, backend)
+	store, err := resource.NewStore(root.Kubeconfigs, backend)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -63,6 +63,26 @@ type MeshSpec struct {
 	// How changes are released to the control planes. Without it all receive them at once.
 	// +optional
 	Rollout *MeshRollout `json:"rollout,omitempty"`
+
+	// The virtual cluster where the mesh's control planes live. Without it they need a cluster
+	// of their own, with settings and access to members that somebody else keeps there.
+	// +optional
+	Home *MeshHome `json:"home,omitempty"`
+
+	// The networks of the mesh. With none, all workloads reach each other directly.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=256
+	Networks []MeshNetwork `json:"networks,omitempty"`
+
+	// How endpoints are chosen among localities.
+	// +optional
+	Locality *MeshLocality `json:"locality,omitempty"`
+
+	// What holds for all member clusters.
+	// +optional
+	Members *MeshMembers `json:"members,omitempty"`
 }
 
 // MeshFilter says what some control planes receive.
@@ -164,9 +184,20 @@ type MeshStatus struct {
 	// +listType=atomic
 	Quarantined []QuarantinedResource `json:"quarantined,omitempty"`
 
+	// What became of the home. Absent without one.
+	// +optional
+	Home *MeshHomeStatus `json:"home,omitempty"`
+
+	// The networks that have members or gateways.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	Networks []MeshNetworkStatus `json:"networks,omitempty"`
+
 	// The state in detail. Ready says whether the mesh's configuration is being served. InStep
 	// says whether all connected control planes have acknowledged what they were sent, leaving
-	// out the last five seconds.
+	// out the last five seconds. Of a mesh with a home or members, HomeReady, SettingsCurrent and NetworksConnected
+	// say what they say.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
