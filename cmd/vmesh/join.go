@@ -49,7 +49,7 @@ type joinOptions struct {
 	server, istiodServer string
 	tokenTTL             time.Duration
 	noDiscovery          bool
-	gatewaySecrets       bool
+	noSecrets            bool
 	print, wait          bool
 	timeout              time.Duration
 	output               string
@@ -69,10 +69,11 @@ the cluster's, of its administrator; it is used here and given to nobody. The ro
 
 In the cluster it makes namespace vmesh-member with two service accounts, which may do this:
   vmesh   list and watch services, endpoint slices, namespaces and nodes; make tokens for these two accounts
-  istiod  list and watch those, pods, gateways, custom resource definitions and config map istio; review tokens
-and nothing else: neither may write. Control planes run with PILOT_ENABLE_REMOTE_CREDENTIALS_CONTROLLER=false, or
-else want to read all Secrets of the cluster: see --gateway-secrets. In the root it keeps their access in Secret
-vmesh-system/NAME, and makes MemberCluster NAME. vmesh renews the tokens before they expire.
+  istiod  list and watch those, pods, Secrets, gateways, custom resource definitions and config map istio;
+          review tokens and accesses
+and nothing else: neither may write. Istiod reads Secrets for the certificates of gateways in the cluster, and waits for
+them; --no-secrets keeps them from it, at a price. In the root it keeps their access in Secret vmesh-system/NAME,
+and makes MemberCluster NAME. vmesh renews the tokens before they expire.
 
 Run again, it mends what was changed, renews the tokens, and changes what flags say. Flags that are not given change
 nothing. A cautious administrator of the cluster applies what --print prints, and hands out a kubeconfig that may do no
@@ -110,7 +111,7 @@ The exit code is 0 if the member is ready (or with --wait=false has joined), 2 i
 	cmd.Flags().StringVar(&o.region, "region", "", "The region, as far as its nodes do not tell.")
 	cmd.Flags().StringVar(&o.zone, "zone", "", "The zone, as far as its nodes do not tell.")
 	cmd.Flags().BoolVar(&o.noDiscovery, "no-discovery", false, "Do not have the control planes read its services.")
-	cmd.Flags().BoolVar(&o.gatewaySecrets, "gateway-secrets", false, "Let istiod read all Secrets of the cluster, for gateways there that take their certificates from Secrets.")
+	cmd.Flags().BoolVar(&o.noSecrets, "no-secrets", false, "Do not let istiod read the Secrets of the cluster. It starts half a minute later then, and keeps a connection more each time that its token is renewed.")
 	cmd.Flags().StringVar(&o.server, "server", "", "The address of the cluster's API as vmesh and istiod reach it; by default that of the kubeconfig.")
 	cmd.Flags().StringVar(&o.istiodServer, "istiod-server", "", "The address of the cluster's API as istiod reaches it, if that is another than --server.")
 	cmd.Flags().DurationVar(&o.tokenTTL, "token-ttl", 720*time.Hour, "How long the tokens are good, if the cluster allows that much. vmesh renews them.")
@@ -189,7 +190,7 @@ func (o *joinOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	manifests, err := memberManifests(o.name, revisions, o.gatewaySecrets)
+	manifests, err := memberManifests(o.name, revisions, !o.noSecrets)
 	if err != nil {
 		return err
 	}
@@ -276,7 +277,7 @@ func (o *joinOptions) checkName(members []v1alpha1.MemberCluster, uid string) er
 
 // checkRights finds out whether the administrator may do all that it takes.
 func (o *joinOptions) checkRights(ctx context.Context, member *memberClient, steps []*memberStep, revisions []string) error {
-	granted := slices.Concat(rightsOf(vmeshRules(), ""), rightsOf(istiodRules(revisions, o.gatewaySecrets), ""), tokenRights())
+	granted := slices.Concat(rightsOf(vmeshRules(), ""), rightsOf(istiodRules(revisions, !o.noSecrets), ""), tokenRights())
 	needed, unseen := rightsFor(steps, granted)
 	noTokens, err := member.lacks(ctx, tokenRights())
 	if err != nil {
@@ -330,7 +331,7 @@ func (o *joinOptions) join(ctx context.Context, root *rootClient, member *member
 		rights               []right
 	}{
 		{memberAccount, v1alpha1.MemberKubeconfigKey, server, append(rightsOf(vmeshRules(), ""), tokenRights()...)},
-		{memberIstiod, v1alpha1.MemberIstiodKubeconfigKey, istiodServer, rightsOf(istiodRules(revisions, o.gatewaySecrets), "")},
+		{memberIstiod, v1alpha1.MemberIstiodKubeconfigKey, istiodServer, rightsOf(istiodRules(revisions, !o.noSecrets), "")},
 	} {
 		token, err := member.token(ctx, a.account, o.tokenTTL)
 		if apierrors.IsNotFound(err) {

@@ -74,7 +74,7 @@ func vmeshRules() []rbacv1.PolicyRule {
 }
 
 // istiodRules are what an istiod reads of a member if its configuration comes from elsewhere.
-func istiodRules(revisions []string, gatewaySecrets bool) []rbacv1.PolicyRule {
+func istiodRules(revisions []string, secrets bool) []rbacv1.PolicyRule {
 	read := []string{"list", "watch"}
 	settings := []string{"istio"}
 	for _, revision := range revisions {
@@ -83,17 +83,23 @@ func istiodRules(revisions []string, gatewaySecrets bool) []rbacv1.PolicyRule {
 		}
 	}
 	rules := []rbacv1.PolicyRule{
-		{APIGroups: []string{""}, Resources: []string{"namespaces", "nodes", "pods", "services"}, Verbs: read},
+		{APIGroups: []string{""}, Resources: []string{"nodes", "pods", "services"}, Verbs: read},
 		{APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}, Verbs: read},
+		// One that runs outside of all clusters (EXTERNAL_ISTIOD) gets its own namespace, and asks without end if it may not.
+		{APIGroups: []string{""}, Resources: []string{"namespaces"}, Verbs: []string{"get", "list", "watch"}},
 		// Whether the member has the kinds of the Gateway API, and if so its gateways, which may be those of its network.
 		{APIGroups: []string{"apiextensions.k8s.io"}, Resources: []string{"customresourcedefinitions"}, Verbs: read},
 		{APIGroups: []string{"gateway.networking.k8s.io"}, Resources: []string{"gateways"}, Verbs: read},
+		// If it has Istio's kinds, it reads this one, and does not become ready before.
+		{APIGroups: []string{"networking.istio.io"}, Resources: []string{"workloadentries"}, Verbs: read},
 		// It looks for a trust domain of the member's own.
 		{APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: settings, Verbs: read},
 		// Proxies show it tokens of the member's service accounts.
 		{APIGroups: []string{"authentication.k8s.io"}, Resources: []string{"tokenreviews"}, Verbs: []string{"create"}},
 	}
-	if gatewaySecrets {
+	// It waits for the Secrets, as which gateways of the member may have their certificates, before it calls the member
+	// synced, and asks who may read them.
+	if secrets {
 		rules = append(rules,
 			rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: read},
 			rbacv1.PolicyRule{APIGroups: []string{"authorization.k8s.io"}, Resources: []string{"subjectaccessreviews"}, Verbs: []string{"create"}})
@@ -102,7 +108,7 @@ func istiodRules(revisions []string, gatewaySecrets bool) []rbacv1.PolicyRule {
 }
 
 // memberManifests are the objects that a cluster needs to be the member of that name, in the order in which they are made.
-func memberManifests(name string, revisions []string, gatewaySecrets bool) ([]*memberObject, error) {
+func memberManifests(name string, revisions []string, secrets bool) ([]*memberObject, error) {
 	at := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name} }
 	inside := func(name string) metav1.ObjectMeta {
 		return metav1.ObjectMeta{Namespace: memberNamespace, Name: name}
@@ -125,7 +131,7 @@ func memberManifests(name string, revisions []string, gatewaySecrets bool) ([]*m
 		{1, "ServiceAccount", &corev1.ServiceAccount{ObjectMeta: inside(memberIstiod), AutomountServiceAccountToken: &never}},
 		{2, "ClusterRole", &rbacv1.ClusterRole{ObjectMeta: at(memberRole), Rules: vmeshRules()}},
 		{3, "ClusterRoleBinding", &rbacv1.ClusterRoleBinding{ObjectMeta: at(memberRole), RoleRef: role("ClusterRole", memberRole), Subjects: account(memberAccount)}},
-		{2, "ClusterRole", &rbacv1.ClusterRole{ObjectMeta: at(memberIstiodRole), Rules: istiodRules(revisions, gatewaySecrets)}},
+		{2, "ClusterRole", &rbacv1.ClusterRole{ObjectMeta: at(memberIstiodRole), Rules: istiodRules(revisions, secrets)}},
 		{3, "ClusterRoleBinding", &rbacv1.ClusterRoleBinding{ObjectMeta: at(memberIstiodRole), RoleRef: role("ClusterRole", memberIstiodRole), Subjects: account(memberIstiod)}},
 		{4, "Role", &rbacv1.Role{ObjectMeta: inside(memberTokensRole), Rules: []rbacv1.PolicyRule{
 			{APIGroups: []string{""}, Resources: []string{"serviceaccounts/token"}, ResourceNames: []string{memberAccount, memberIstiod}, Verbs: []string{"create"}},
