@@ -344,6 +344,7 @@ func (s *Server) assemble(creds *credentials) error {
 		return err
 	}
 	s.keepMembers(stores, stores[own.MemberClusters.GroupResource()], meshStore, nil)
+	s.keepHomes(stores, own)
 	if s.encryption != nil {
 		// Not with those whose reasons are told to anyone: this one is a stranger's.
 		checks = append(slices.Clone(checks), s.encryption.check())

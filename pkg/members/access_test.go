@@ -144,7 +144,7 @@ func TestALookSaysWhyAnAPICannotBeUsed(t *testing.T) {
 		"revoked":           {set: func(a *api) { a.revoked["x"] = true }, reason: ReasonUnauthorized, says: "revoked"},
 		"expired":           {kubeconfig: func(a *api) []byte { return expired(a, account) }, reason: ReasonUnauthorized, says: "expired at"},
 		"clocks":            {set: func(a *api) { a.clock = time.Hour; a.revoked["x"] = true }, reason: ReasonClockSkew, says: "1h0m0s apart"},
-		"no right":          {set: func(a *api) { a.forbidden = "/api/v1/namespaces/kube-system" }, reason: ReasonForbidden, says: "kube-system"},
+		"no right":          {set: func(a *api) { a.forbidden = "/api/v1/namespaces" }, reason: ReasonForbidden, says: "may not list namespaces"},
 		"server in trouble": {set: func(a *api) { a.status = 503 }, reason: ReasonFailing, says: "503", away: true},
 		"too many requests": {set: func(a *api) { a.status = 429 }, reason: ReasonFailing, says: "too many"},
 		"a website":         {set: func(a *api) { a.broken = "<html>" }, reason: ReasonNotKubernetes, says: "not as the API of Kubernetes"},

@@ -95,8 +95,8 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusUnauthorized)
 	case r.URL.Path == a.forbidden:
 		w.WriteHeader(http.StatusForbidden)
-	case r.URL.Path == "/api/v1/namespaces/kube-system":
-		fmt.Fprintf(w, `{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"kube-system","uid":%q}}`, a.uid)
+	case r.URL.Path == "/api/v1/namespaces":
+		fmt.Fprintf(w, `{"kind":"NamespaceList","apiVersion":"v1","metadata":{},"items":[{"metadata":{"name":"kube-system","uid":%q}}]}`, a.uid)
 	case r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/token"):
 		if a.refuse {
 			w.WriteHeader(http.StatusForbidden)
