@@ -69,8 +69,8 @@ the cluster's, of its administrator; it is used here and given to nobody. The ro
 --data-dir or --root-kubeconfig.
 
 In the cluster it makes namespace vmesh-member with two service accounts, which may do this:
-  vmesh   list and watch services, endpoint slices, namespaces and nodes; make tokens for these two accounts
-  istiod  list and watch those, pods, Secrets, gateways, custom resource definitions and config map istio;
+  vmesh   read services, endpoint slices, namespaces and nodes; make tokens for these two accounts
+  istiod  read those, pods, Secrets, gateways, custom resource definitions and config map istio;
           review tokens and accesses
 and nothing else: neither may write. Istiod reads Secrets for the certificates of gateways in the cluster, and waits for
 them; --no-secrets keeps them from it, at a price. In the root it keeps their access in Secret vmesh-system/NAME,
