@@ -184,7 +184,7 @@ func (v *View) Changed(m members.Member) {
 }
 
 // shown says whether services of a member belong to the mesh.
-func shown(m *members.Member) bool { return m.Discovered || m.Drained }
+func shown(m *members.Member) bool { return m.Discovered }
 
 // Gone implements members.Follower.
 func (v *View) Gone(name string) {

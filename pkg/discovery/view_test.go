@@ -185,7 +185,7 @@ func (w world) services(mesh string) map[Key]Service {
 	out := map[Key]Service{}
 	for _, name := range slices.Sorted(maps.Keys(w)) {
 		at := w[name]
-		if at.member.Mesh != mesh || !at.member.Discovered && !at.member.Drained {
+		if at.member.Mesh != mesh || !at.member.Discovered {
 			continue
 		}
 		for _, o := range at.objects {
