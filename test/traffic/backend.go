@@ -3,13 +3,26 @@
 package traffic
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/interop/grpc_testing"
 )
+
+// BackendOptions says what a backend is.
+type BackendOptions struct {
+	// Address is host:port to listen on; a free port of 127.0.0.1 when empty.
+	Address string
+	// Version, Name and Cluster are what it says of itself in every answer.
+	Version, Name, Cluster string
+	// Credentials are its own; it serves plaintext without.
+	Credentials credentials.TransportCredentials
+}
 
 // Backend is one version of the greeter service, listening on loopback.
 type Backend struct {
@@ -22,17 +35,25 @@ type Backend struct {
 
 // StartBackend listens on a free port and answers every call with the version.
 func StartBackend(version string) (*Backend, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	return StartBackendWith(BackendOptions{Version: version})
+}
+
+// StartBackendWith starts a backend that is listening when it returns.
+func StartBackendWith(options BackendOptions) (*Backend, error) {
+	listener, err := net.Listen("tcp", cmp.Or(options.Address, "127.0.0.1:0"))
 	if err != nil {
 		return nil, err
 	}
+	if options.Credentials == nil {
+		options.Credentials = insecure.NewCredentials()
+	}
 	backend := &Backend{
-		Version: version,
+		Version: options.Version,
 		Port:    listener.Addr().(*net.TCPAddr).Port,
-		server:  grpc.NewServer(),
+		server:  grpc.NewServer(grpc.Creds(options.Credentials)),
 		served:  make(chan error, 1),
 	}
-	grpc_testing.RegisterTestServiceServer(backend.server, greeter{version: version})
+	grpc_testing.RegisterTestServiceServer(backend.server, greeter{answer: Answer{Version: options.Version, Name: options.Name, Cluster: options.Cluster}})
 	go func() { backend.served <- backend.server.Serve(listener) }()
 	return backend, nil
 }
@@ -46,12 +67,15 @@ func (b *Backend) Stop() error {
 	return nil
 }
 
+// Answer is who answered a call.
+type Answer struct{ Version, Name, Cluster string }
+
 // greeter stands on gRPC's own interop service: it has a reply that names the server, and needs no generated code here.
 type greeter struct {
 	grpc_testing.UnimplementedTestServiceServer
-	version string
+	answer Answer
 }
 
 func (g greeter) UnaryCall(context.Context, *grpc_testing.SimpleRequest) (*grpc_testing.SimpleResponse, error) {
-	return &grpc_testing.SimpleResponse{ServerId: g.version}, nil
+	return &grpc_testing.SimpleResponse{ServerId: g.answer.Version, Hostname: g.answer.Name, Username: g.answer.Cluster}, nil
 }
