@@ -78,6 +78,7 @@ type Server struct {
 	issuers    *oidc.Authenticator // nil: none but vmesh
 	extension  *extension.Plugin
 	keeper     *keeper
+	peers      *logical.Peers // the servers on this etcd
 
 	audit       audit.Backend             // nil for none
 	auditPolicy audit.PolicyRuleEvaluator // nil for none
@@ -168,7 +169,7 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 func (s *Server) assemble(creds *credentials) error {
 	s.clusters = vmesh.NewClusters(s.backend, s.options.clusterURL)
 	records := vmesh.NewKubeconfigs()
-	own, err := vmeshkinds.Kinds(s.clusters.Hooks(), records.Hooks())
+	own, err := vmeshkinds.Kinds(s.clusters.Hooks(), records.Hooks(), s.clusters.Mesh)
 	if err != nil {
 		return err
 	}
@@ -342,6 +343,8 @@ func (s *Server) assemble(creds *credentials) error {
 	if err := s.assembleSync(mesh, stores, meshStore, clusterStore, creds, gate); err != nil {
 		return err
 	}
+	s.keepHomes(stores, own)
+	s.keepMembers(stores, stores[own.MemberClusters.GroupResource()], meshStore, nil)
 	if s.encryption != nil {
 		// Not with those whose reasons are told to anyone: this one is a stranger's.
 		checks = append(slices.Clone(checks), s.encryption.check())
