@@ -343,7 +343,7 @@ func (s *Server) assemble(creds *credentials) error {
 	if err := s.assembleSync(mesh, stores, meshStore, clusterStore, creds, gate); err != nil {
 		return err
 	}
-	s.keepHomes(stores, own)
+	s.keepHomes(stores, own, nil)
 	s.keepMembers(stores, stores[own.MemberClusters.GroupResource()], meshStore, nil)
 	if s.encryption != nil {
 		// Not with those whose reasons are told to anyone: this one is a stranger's.
