@@ -13,15 +13,13 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/settings"
 	"github.com/vmesh-io/vmesh/pkg/events"
 	"github.com/vmesh-io/vmesh/pkg/home"
-	"github.com/vmesh-io/vmesh/pkg/members"
 	"github.com/vmesh-io/vmesh/pkg/registry/resource"
 	"github.com/vmesh-io/vmesh/pkg/registry/vmesh"
 	"github.com/vmesh-io/vmesh/pkg/storage/logical"
 )
 
-// keepHomes has the settings of meshes kept in their homes. gateways looks up the services by which
-// networks are reached; nil, nothing is known of them.
-func (s *Server) keepHomes(stores map[schema.GroupResource]*resource.Store, own *vmeshkinds.Root, gateways members.Gateways) {
+// keepHomes has the settings of meshes kept in their homes.
+func (s *Server) keepHomes(stores map[schema.GroupResource]*resource.Store, own *vmeshkinds.Root) {
 	meshes, virtualClusters := stores[own.Meshes.GroupResource()], stores[own.VirtualClusters.GroupResource()]
 	configMaps := stores[schema.GroupResource{Resource: "configmaps"}]
 	homes := home.New(home.Config{
@@ -36,7 +34,7 @@ func (s *Server) keepHomes(stores map[schema.GroupResource]*resource.Store, own 
 			s.keeper.events.Again(ctx, logical.Root, events.Reference(obj.(*object.Object)), kind, reason, message)
 		},
 		DefaultSource: s.configSource,
-		Gateways:      gateways,
+		Gateways:      s.members,
 	})
 	s.loops = append(s.loops,
 		s.observeCached(meshes, homes.Meshes()), s.observeCached(virtualClusters, homes.VirtualClusters()),
