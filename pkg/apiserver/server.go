@@ -343,8 +343,8 @@ func (s *Server) assemble(creds *credentials) error {
 	if err := s.assembleSync(mesh, stores, meshStore, clusterStore, creds, gate); err != nil {
 		return err
 	}
-	s.keepMembers(stores, stores[own.MemberClusters.GroupResource()], meshStore, nil)
 	s.keepHomes(stores, own)
+	s.keepMembers(stores, stores[own.MemberClusters.GroupResource()], meshStore, nil)
 	if s.encryption != nil {
 		// Not with those whose reasons are told to anyone: this one is a stranger's.
 		checks = append(slices.Clone(checks), s.encryption.check())
