@@ -213,9 +213,14 @@ spec: {namespaces: [shop]}
 		members, err := harness.Kubectl(ctx, vmesh.AdminKubeconfig, "", "get", "memberclusters", "-o", "yaml")
 		t.Logf("members (%v):\n%s", err, members)
 	}()
-	agree := func(at string, least int) {
+	agree := func(at string, least int, again ...func(context.Context) error) {
 		t.Helper()
 		eventually(ctx, t, func(ctx context.Context) error {
+			for _, do := range again {
+				if err := do(ctx); err != nil {
+					return err
+				}
+			}
 			theirs, err1 := istiodCounts(ctx, istiod, "shop")
 			told, err2 := ours(ctx, team, "shop")
 			if err := errors.Join(err1, err2); err != nil {
@@ -236,14 +241,25 @@ spec: {namespaces: [shop]}
 	_, err = all["west"].Client.CoreV1().Nodes().Patch(ctx, "n1", types.MergePatchType,
 		[]byte(`{"metadata":{"labels":{"topology.istio.io/subzone":"rack"}}}`), metav1.PatchOptions{})
 	must(t, err)
-	// Of nodes that change, istiod takes note when the endpoints do.
 	add(all["west"], "reviews", "n1", true)
 	add(all["west"], "ports", "n1", true)
-	for _, service := range []string{"reviews", "ports"} {
-		_, err = all["west"].Client.CoreV1().Services("shop").Patch(ctx, service, types.MergePatchType, []byte(`{"metadata":{"annotations":{"touched":"yes"}}}`), metav1.PatchOptions{})
-		must(t, err)
-	}
-	agree("after changes", 7)
+	// Istiod takes note of a node's labels when it reads of endpoints on it, and not when they change.
+	touched := 0
+	agree("after changes", 7, func(ctx context.Context) error {
+		slices := all["west"].Client.DiscoveryV1().EndpointSlices("shop")
+		list, err := slices.List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		touched++
+		for i := range list.Items {
+			patch := fmt.Sprintf(`{"metadata":{"annotations":{"touched":"%d"}}}`, touched)
+			if _, err := slices.Patch(ctx, list.Items[i].Name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 
 	// kubectl shows it in short, to the team what is its own and to the home all.
 	table, err := harness.Kubectl(ctx, team, "", "get", "msvc", "-A")
