@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -68,8 +69,8 @@ the cluster's, of its administrator; it is used here and given to nobody. The ro
 --data-dir or --root-kubeconfig.
 
 In the cluster it makes namespace vmesh-member with two service accounts, which may do this:
-  vmesh   list and watch services, endpoint slices, namespaces and nodes; make tokens for these two accounts
-  istiod  list and watch those, pods, Secrets, gateways, custom resource definitions and config map istio;
+  vmesh   read services, endpoint slices, namespaces and nodes; make tokens for these two accounts
+  istiod  read those, pods, Secrets, gateways, custom resource definitions and config map istio;
           review tokens and accesses
 and nothing else: neither may write. Istiod reads Secrets for the certificates of gateways in the cluster, and waits for
 them; --no-secrets keeps them from it, at a price. In the root it keeps their access in Secret vmesh-system/NAME,
@@ -179,16 +180,18 @@ func (o *joinOptions) check() error {
 
 func (o *joinOptions) run(ctx context.Context) error {
 	root, err := o.root.all()
-	var revisions []string
 	var mesh *v1alpha1.Mesh
 	if err == nil {
 		mesh, err = root.mesh(ctx, o.mesh)
 	}
-	if mesh != nil && mesh.Spec.Home != nil {
-		revisions = mesh.Spec.Home.Revisions
-	}
-	if err != nil {
+	if err != nil && !o.print {
 		return err
+	}
+	var revisions []string
+	if err != nil {
+		o.say("Warning: the mesh is not known here, so if it has revisions, istiod may not read the settings of theirs: %v", err)
+	} else if mesh.Spec.Home != nil {
+		revisions = mesh.Spec.Home.Revisions
 	}
 	manifests, err := memberManifests(o.name, revisions, !o.noSecrets)
 	if err != nil {
@@ -325,13 +328,15 @@ func (o *joinOptions) join(ctx context.Context, root *rootClient, member *member
 		}
 	}
 	kubeconfigs := map[string][]byte{}
-	server, istiodServer := o.servers(ctx, root)
+	if err := o.servers(ctx, root); err != nil {
+		return err
+	}
 	for _, a := range []struct {
 		account, key, server string
 		rights               []right
 	}{
-		{memberAccount, v1alpha1.MemberKubeconfigKey, server, append(rightsOf(vmeshRules(), ""), tokenRights()...)},
-		{memberIstiod, v1alpha1.MemberIstiodKubeconfigKey, istiodServer, rightsOf(istiodRules(revisions, !o.noSecrets), "")},
+		{memberAccount, v1alpha1.MemberKubeconfigKey, o.server, append(rightsOf(vmeshRules(), ""), tokenRights()...)},
+		{memberIstiod, v1alpha1.MemberIstiodKubeconfigKey, cmp.Or(o.istiodServer, o.server), rightsOf(istiodRules(revisions, !o.noSecrets), "")},
 	} {
 		token, err := member.token(ctx, a.account, o.tokenTTL)
 		if apierrors.IsNotFound(err) {
@@ -364,12 +369,8 @@ func (o *joinOptions) join(ctx context.Context, root *rootClient, member *member
 		if kubeconfigs[a.key], err = member.kubeconfigOf(o.name, a.account, a.server, token.Token); err != nil {
 			return err
 		}
-		used := a.server
-		if used == "" {
-			used = member.config.Host
-		}
-		if onLoopback(used) {
-			o.say("Warning: %s reaches the member at %s, which it only can on this machine: see --server", a.account, used)
+		if used := cmp.Or(a.server, member.config.Host); onLoopback(used) {
+			o.say("Warning: %s reaches the member at %s, which it can on this machine alone: see --server", a.account, used)
 		}
 	}
 	if err := o.keepSecret(ctx, root, kubeconfigs); err != nil {
@@ -378,14 +379,31 @@ func (o *joinOptions) join(ctx context.Context, root *rootClient, member *member
 	return o.keepMember(ctx, root, uid)
 }
 
-// servers are the addresses of the member's API, empty for that of the kubeconfig. What was said of them before holds
-// on.
-func (o *joinOptions) servers(ctx context.Context, root *rootClient) (server, istiodServer string) {
-	server = o.server
-	if istiodServer = o.istiodServer; istiodServer == "" {
-		istiodServer = server
+// The annotations of a member's Secret that keep what --server and --istiod-server said.
+const (
+	annotationServer       = "vmesh.io/server"
+	annotationIstiodServer = "vmesh.io/istiod-server"
+)
+
+// servers are the addresses of the member's API that were given now or before, or else empty.
+func (o *joinOptions) servers(ctx context.Context, root *rootClient) error {
+	secret, err := root.CoreV1().Secrets(v1alpha1.MembersNamespace).Get(ctx, o.name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
 	}
-	return server, istiodServer
+	if err != nil {
+		return fmt.Errorf("secret %s/%s in the root: %w%s", v1alpha1.MembersNamespace, o.name, err, accessRemedy(err))
+	}
+	for _, f := range []struct {
+		flag, annotation string
+		server           *string
+	}{{"server", annotationServer, &o.server}, {"istiod-server", annotationIstiodServer, &o.istiodServer}} {
+		if before := secret.Annotations[f.annotation]; before != "" && !o.given(f.flag) {
+			*f.server = before
+			o.say("--%s is %s, as before", f.flag, before)
+		}
+	}
+	return nil
 }
 
 func (o *joinOptions) labels() map[string]string {
@@ -413,7 +431,9 @@ func (o *joinOptions) keepSecret(ctx context.Context, root *rootClient, data map
 		present, err := secrets.Get(ctx, o.name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			how = "created"
-			_, err = secrets.Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: o.name, Labels: o.labels()}, Data: data}, metav1.CreateOptions{FieldManager: joinManager})
+			made := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: o.name, Labels: o.labels()}, Data: data}
+			o.keepServers(made)
+			_, err = secrets.Create(ctx, made, metav1.CreateOptions{FieldManager: joinManager})
 			return err
 		}
 		if err != nil {
@@ -428,6 +448,7 @@ func (o *joinOptions) keepSecret(ctx context.Context, root *rootClient, data map
 		}
 		maps.Copy(present.Labels, o.labels())
 		maps.Copy(present.Data, data)
+		o.keepServers(present)
 		_, err = secrets.Update(ctx, present, metav1.UpdateOptions{FieldManager: joinManager})
 		return err
 	})
@@ -436,6 +457,16 @@ func (o *joinOptions) keepSecret(ctx context.Context, root *rootClient, data map
 	}
 	o.report(what, how)
 	return nil
+}
+
+func (o *joinOptions) keepServers(secret *corev1.Secret) {
+	for annotation, server := range map[string]string{annotationServer: o.server, annotationIstiodServer: o.istiodServer} {
+		if server == "" {
+			delete(secret.Annotations, annotation)
+		} else {
+			metav1.SetMetaDataAnnotation(&secret.ObjectMeta, annotation, server)
+		}
+	}
 }
 
 // report tells of what was done in the root.

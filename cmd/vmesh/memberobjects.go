@@ -68,7 +68,9 @@ var memberResources = []schema.GroupVersionResource{
 func vmeshRules() []rbacv1.PolicyRule {
 	read := []string{"list", "watch"}
 	return []rbacv1.PolicyRule{
-		{APIGroups: []string{""}, Resources: []string{"namespaces", "nodes", "services"}, Verbs: read},
+		{APIGroups: []string{""}, Resources: []string{"nodes", "services"}, Verbs: read},
+		// It gets kube-system, by which it knows the cluster again.
+		{APIGroups: []string{""}, Resources: []string{"namespaces"}, Verbs: []string{"get", "list", "watch"}},
 		{APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}, Verbs: read},
 	}
 }

@@ -189,6 +189,9 @@ func (o *Options) Validate() error {
 	if u, err := url.Parse(o.ExternalURL); o.ExternalURL != "" && (err != nil || u.Scheme != "https" || u.Hostname() == "" || strings.Trim(u.Path, "/") != "") {
 		bad("--external-url: %q is not https://HOST or https://HOST:PORT", o.ExternalURL)
 	}
+	if o.MemberCheckInterval < 15*time.Millisecond {
+		bad("--member-check-interval: %s is too short: choose at least a second, as 15s", o.MemberCheckInterval)
+	}
 	for _, server := range o.Etcd.Servers {
 		if u, err := url.Parse(server); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 			bad("--etcd-servers: %q is not a URL, as in https://etcd-0:2379", server)

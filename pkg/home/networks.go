@@ -108,7 +108,7 @@ func (n *networks) told(was state) (out map[string]settings.Network, unknown map
 		told := settings.Network{}
 		for _, g := range network.Gateways {
 			if g.Service == nil {
-				told.Gateways = append(told.Gateways, settings.Gateway{Address: g.Address, Port: port(&g), Locality: settings.GatewayLocality(&g)})
+				told.Gateways = append(told.Gateways, settings.Gateway{Address: g.Address, Port: settings.GatewayPort(&g), Locality: settings.GatewayLocality(&g)})
 				continue
 			}
 			key := serviceKey(g.Service)
@@ -121,7 +121,7 @@ func (n *networks) told(was state) (out map[string]settings.Network, unknown map
 				unknown[network.Name] = append(unknown[network.Name], key)
 			}
 			for _, host := range of {
-				told.Gateways = append(told.Gateways, settings.Gateway{Address: host, Port: port(&g), Locality: locality})
+				told.Gateways = append(told.Gateways, settings.Gateway{Address: host, Port: settings.GatewayPort(&g), Locality: locality})
 			}
 		}
 		out[network.Name] = told
@@ -133,13 +133,6 @@ func (n *networks) told(was state) (out map[string]settings.Network, unknown map
 		out[in] = told
 	}
 	return out, unknown
-}
-
-func port(g *v1alpha1.MeshNetworkGateway) int32 {
-	if g.Port == 0 {
-		return 15443
-	}
-	return g.Port
 }
 
 // tellNetworks is what there is to say of a mesh's networks; nothing of one that has neither

@@ -52,6 +52,9 @@ type sight struct {
 // plainVersion is what a version may look like, since users see it.
 var plainVersion = regexp.MustCompile(`^[0-9A-Za-z.+_~-]{1,100}$`)
 
+// kubeSystem asks for one namespace by a list, for which the rights that reading needs are enough.
+const kubeSystem = "/api/v1/namespaces?limit=1&fieldSelector=metadata.name%3D" + metav1.NamespaceSystem
+
 // toRead are what control planes read of a member, in all namespaces.
 var toRead = []struct{ resource, path string }{
 	{"services", "/api/v1/services"},
@@ -81,24 +84,24 @@ func (a *access) look(ctx context.Context) (sight, *Fault) {
 	if status == http.StatusOK && json.Unmarshal(body, &version) == nil && plainVersion.MatchString(version.GitVersion) {
 		s.version = version.GitVersion
 	}
-	status, _, body, f = a.call(ctx, http.MethodGet, "/api/v1/namespaces/kube-system", nil)
+	status, _, body, f = a.call(ctx, http.MethodGet, kubeSystem, nil)
 	if f != nil {
 		return s, f
 	}
 	switch status {
 	case http.StatusOK:
-		var namespace metav1.PartialObjectMetadata
-		if json.Unmarshal(body, &namespace) != nil || namespace.UID == "" {
+		var list metav1.PartialObjectMetadataList
+		if json.Unmarshal(body, &list) != nil || list.Kind != "NamespaceList" {
 			return s, fault(ReasonNotKubernetes, "%s answers, but not as the API of Kubernetes does", a.server.Host)
 		}
-		s.uid = namespace.UID
-		return s, nil
-	case http.StatusNotFound:
-		if s.version != "" {
-			return s, nil // it has no such namespace, and so nothing that tells it from others
+		for _, namespace := range list.Items {
+			if namespace.Name == metav1.NamespaceSystem {
+				s.uid = namespace.UID
+			}
 		}
+		return s, nil // without that namespace, nothing tells it from others
 	}
-	return s, a.refusal(status, s.skew, "get the namespace kube-system")
+	return s, a.refusal(status, s.skew, "list namespaces")
 }
 
 // mayRead says whether the access lets its user read what control planes read.

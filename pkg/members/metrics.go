@@ -80,7 +80,9 @@ func (m *keeperMetrics) forget(member string) {
 	for _, key := range credentialKeys {
 		m.expiry.DeleteLabelValues(member, key)
 	}
-	for _, result := range []string{"success", "failure"} {
-		m.renewals.DeleteLabelValues(member, result)
+	if m.renewals.IsCreated() { // it does not ask itself, as the gauges do
+		for _, result := range []string{"success", "failure"} {
+			m.renewals.DeleteLabelValues(member, result)
+		}
 	}
 }

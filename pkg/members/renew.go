@@ -107,15 +107,18 @@ func (w *worker) renew(ctx context.Context, m *v1alpha1.MemberCluster, a *access
 	if secret == nil || string(secret.Data[a.key]) != string(a.data) {
 		return nil // it is another meanwhile, and will be looked at
 	}
-	token, f := a.requestToken(ctx, a.claims, a.claims.life())
-	if f != nil && w.own != nil && w.own != a {
-		// One that has run out already cannot speak for itself any more.
-		var second *Fault
-		if token, second = w.own.requestToken(ctx, a.claims, a.claims.life()); second == nil {
-			f = nil
-		}
+	// vmesh's own account is the one that may, for both; otherwise each for itself.
+	var token string
+	f := fault(ReasonNoCredential, "vmesh has no access of its own")
+	if w.own != nil {
+		token, f = w.own.requestToken(ctx, a.claims, a.claims.life())
 	}
-	if f != nil {
+	if f != nil && w.own != a {
+		var second *Fault
+		if token, second = a.requestToken(ctx, a.claims, a.claims.life()); second != nil {
+			return f
+		}
+	} else if f != nil {
 		return f
 	}
 	data, err := a.withToken(token)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -50,6 +51,7 @@ type worker struct {
 	kick   chan struct{}
 	stop   context.CancelFunc
 	done   chan struct{}
+	steps  atomic.Int64 // that are done
 
 	mu       sync.Mutex
 	identity types.UID // of the cluster that was seen last
@@ -61,7 +63,8 @@ type worker struct {
 	verified [sha256.Size]byte
 	looks    int
 
-	seen      bool // looked at, at least once
+	shape     [sha256.Size]byte // of vmesh's own access
+	answered  bool              // the API has, to an access of that shape
 	down      *Fault
 	istiodBad *Fault
 	blip      bool // control planes' access failed at the last look, though vmesh's own did not
@@ -112,6 +115,7 @@ func (w *worker) run(ctx context.Context) {
 			continue
 		}
 		timer.Reset(w.step(ctx, m))
+		w.steps.Add(1)
 	}
 }
 
@@ -193,7 +197,10 @@ func (w *worker) read(ctx context.Context, m *v1alpha1.MemberCluster) *corev1.Se
 	}
 	if own != w.own || istiod != w.istiod {
 		w.closeIdle() // of those that are another's by now
-		w.looks, w.failures = 0, 0
+		w.looks = 0
+	}
+	if own != nil && own.shape != w.shape {
+		w.shape, w.answered, w.failures = own.shape, false, 0
 	}
 	w.own, w.istiod, w.ownFault, w.istiodFault = own, istiod, ownFault, istiodFault
 	return secret
@@ -226,14 +233,16 @@ func (w *worker) look(ctx context.Context) {
 		}
 		switch {
 		case f == nil:
-			w.failures = 0
+			w.failures, w.answered = 0, true
 			w.last, w.lastSeen, w.awaySince = s, time.Now(), time.Time{}
 			w.identify(s.uid)
 		case f.Away:
 			w.failures++
-			if w.failures == 1 && w.seen && w.awaySince.IsZero() {
+			switch {
+			case !w.answered || !w.awaySince.IsZero(): // what never answered is rather somewhere else than away
+			case w.failures == 1:
 				f = nil // once does not count: it is looked at again soon
-			} else if w.awaySince.IsZero() {
+			default:
 				w.awaySince = time.Now()
 			}
 		default: // it answers, if nothing good
@@ -245,7 +254,6 @@ func (w *worker) look(ctx context.Context) {
 	if w.own == nil {
 		w.awaySince, w.failures = time.Time{}, 0 // who knows
 	}
-	w.seen = true
 	if w.istiod == nil {
 		return
 	}
@@ -421,6 +429,9 @@ func (w *worker) give(ctx context.Context, m *v1alpha1.MemberCluster) (c metav1.
 		if twin, first := w.twin(m); twin != "" && !first {
 			bad = fault(ReasonSameCluster, "it is the same cluster as member %s, which has been one for longer: delete one of the two", twin)
 		}
+	}
+	if bad == nil && w.istiod.sum != w.verified {
+		bad = fault(ReasonUnreachable, "%s did not answer at the last look", w.istiod.server.Host)
 	}
 	// What was seen to work once is restored although it does not now; what never was is not handed on.
 	if bad != nil && (w.istiod == nil || w.istiod.sum != w.verified || bad.Reason == ReasonSameCluster) {

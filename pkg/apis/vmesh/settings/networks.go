@@ -1,6 +1,7 @@
 package settings
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 
@@ -78,3 +79,6 @@ func GatewayLocality(g *v1alpha1.MeshNetworkGateway) string {
 	}
 	return LocalityName(*g.Locality)
 }
+
+// GatewayPort is the port for calls of other networks.
+func GatewayPort(g *v1alpha1.MeshNetworkGateway) int32 { return cmp.Or(g.Port, 15443) }

@@ -40,7 +40,7 @@ func Validate(meshName string, spec, old *v1alpha1.MeshSpec) (warnings []string,
 			if g.Address == "" {
 				continue
 			}
-			if err := CheckGateway(g.Address, g.Port); err != nil {
+			if err := CheckGateway(g.Address, GatewayPort(&g)); err != nil {
 				errs = append(errs, field.Invalid(path.Child("networks").Index(i).Child("gateways").Index(j).Child("address"), g.Address, reason(err)))
 			}
 		}
