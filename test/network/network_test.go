@@ -3,9 +3,14 @@ package network
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/vmesh-io/vmesh/pkg/connectivity"
 	"github.com/vmesh-io/vmesh/test/harness"
 	"github.com/vmesh-io/vmesh/test/traffic"
 )
@@ -51,4 +56,165 @@ func TestAnAddressInAnotherNetworkIsNotReached(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// The networks of the tests below: east and west share one, and the pods of apart, in another, have the same addresses as those of east.
+const coast, island = "coast", "island"
+
+// connected are the settings of these networks, each with gateways.
+func connected(coastGateways, islandGateways []*harness.Gateway) settings {
+	network := func(gateways []*harness.Gateway, members ...*harness.Member) map[string]any {
+		var endpoints, all []any
+		for _, m := range members {
+			endpoints = append(endpoints, map[string]any{"fromRegistry": m.Name})
+		}
+		for _, g := range gateways {
+			all = append(all, map[string]any{"address": g.Host, "port": g.Port})
+		}
+		return map[string]any{"endpoints": endpoints, "gateways": all}
+	}
+	return settings{Networks: map[string]any{coast: network(coastGateways, shared.east, shared.west), island: network(islandGateways, shared.apart)}}
+}
+
+// gateway starts one of a network.
+func (m *mesh) gateway(ctx context.Context, t *testing.T, network string, wires traffic.Wires) *harness.Gateway {
+	t.Helper()
+	g, err := harness.StartGateway(ctx, t.TempDir(), traffic.GatewayOptions{Istiod: m.GRPCAddress, Network: network, Wires: wires})
+	must(t, err)
+	harness.StopAfter(t, g.Stop)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the log of the gateway of %s:\n%s", network, logOf(g.LogFile()))
+		}
+	})
+	return g
+}
+
+func coastWires() traffic.Wires { return traffic.Join(shared.east.Wires, shared.west.Wires) }
+
+// securely serves with certificates of a trust.
+func securely(t *testing.T, trust *traffic.Trust, namespace string) harness.BackendOptions {
+	t.Helper()
+	credentials, err := trust.Server(namespace, "default")
+	must(t, err)
+	return harness.BackendOptions{Credentials: credentials}
+}
+
+// caller is a client of a service at a place.
+func (m *mesh) caller(t *testing.T, trust *traffic.Trust, place traffic.Place, service connectivity.Service) *traffic.Client {
+	t.Helper()
+	var err error
+	place.Credentials, err = trust.Client(place.Namespace, "client", service.SNI())
+	must(t, err)
+	return m.dial(t, place, service.String())
+}
+
+// told are the addresses of a service that a proxy in a member and network is told.
+func (m *mesh) told(ctx context.Context, cluster, network string, service connectivity.Service) ([]string, error) {
+	connection, err := grpc.NewClient(m.GRPCAddress, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return nil, err
+	}
+	defer connection.Close()
+	endpoints, err := connectivity.Endpoints(ctx, connection, connectivity.Place{Cluster: cluster, Network: network, IP: "127.0.0.1", Namespace: "demo"}, []connectivity.Service{service})
+	if err != nil {
+		return nil, err
+	}
+	var addresses []string
+	for _, e := range endpoints[service] {
+		addresses = append(addresses, e.Address)
+	}
+	slices.Sort(addresses)
+	return addresses, nil
+}
+
+// isTold waits until a proxy is told of exactly these.
+func (m *mesh) isTold(ctx context.Context, t *testing.T, cluster, network string, service connectivity.Service, want ...string) {
+	t.Helper()
+	slices.Sort(want)
+	eventually(ctx, t, func(ctx context.Context) error {
+		got, err := m.told(ctx, cluster, network, service)
+		if err != nil {
+			return err
+		}
+		if !slices.Equal(got, want) {
+			return fmt.Errorf("a proxy of %s in %s is told %v, not %v", cluster, network, got, want)
+		}
+		return nil
+	})
+}
+
+// isAnsweredBy calls until one of each group of members has answered, nobody else, and no call failed. A gateway has one connection of a
+// client, which ends in one member.
+func isAnsweredBy(ctx context.Context, t *testing.T, client *traffic.Client, groups ...[]*harness.Member) {
+	t.Helper()
+	eventually(ctx, t, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+		defer cancel()
+		counts := client.Counts(ctx, 60, nil)
+		answered := 0
+		for i, group := range groups {
+			ofGroup := 0
+			for _, m := range group {
+				ofGroup += counts.ByCluster[m.Name]
+			}
+			if ofGroup == 0 {
+				return fmt.Errorf("group %d answered none: %+v", i, counts)
+			}
+			answered += ofGroup
+		}
+		if answered != counts.Calls {
+			return fmt.Errorf("calls went as %+v", counts)
+		}
+		return nil
+	})
+}
+
+func TestNetworksAreConnectedByTheirGatewaysAlone(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	trust, err := traffic.NewTrust()
+	must(t, err)
+	greeter := connectivity.Service{Host: "greeter.crossing.svc.cluster.local", Port: 80}
+	backends := serve(ctx, t, "crossing", "greeter", 2, securely(t, trust, "crossing"), shared.east, shared.west, shared.apart)
+	at := func(i int) string { return fmt.Sprintf("%s:%d", backends[i].IP, shared.east.Port) }
+	m := startMesh(ctx, t, connected(nil, nil), shared.east, shared.west, shared.apart)
+	toCoast, toIsland := m.gateway(ctx, t, coast, coastWires()), m.gateway(ctx, t, island, shared.apart.Wires)
+	gateway := func(g *harness.Gateway) string { return fmt.Sprintf("%s:%d", g.Host, g.Port) }
+	// The control plane takes what changes while it runs.
+	m.settle(ctx, t, connected([]*harness.Gateway{toCoast}, []*harness.Gateway{toIsland}))
+
+	m.isTold(ctx, t, "east", coast, greeter, at(0), at(1), at(2), at(3), gateway(toIsland))
+	m.isTold(ctx, t, "west", coast, greeter, at(0), at(1), at(2), at(3), gateway(toIsland))
+	m.isTold(ctx, t, "apart", island, greeter, at(4), at(5), gateway(toCoast))
+
+	fromCoast := m.caller(t, trust, traffic.Place{Cluster: "east", Network: coast, Namespace: "crossing", Reach: coastWires()}, greeter)
+	fromIsland := m.caller(t, trust, traffic.Place{Cluster: "apart", Network: island, Namespace: "crossing", Reach: shared.apart.Wires}, greeter)
+	east, west, apart := []*harness.Member{shared.east}, []*harness.Member{shared.west}, []*harness.Member{shared.apart}
+	isAnsweredBy(ctx, t, fromCoast, east, west, apart)
+	isAnsweredBy(ctx, t, fromIsland, slices.Concat(east, west), apart)
+
+	// The gateway of the island moves.
+	moved := m.gateway(ctx, t, island, shared.apart.Wires)
+	m.settle(ctx, t, connected([]*harness.Gateway{toCoast}, []*harness.Gateway{moved}))
+	m.isTold(ctx, t, "east", coast, greeter, at(0), at(1), at(2), at(3), gateway(moved))
+	must(t, toIsland.Stop(ctx))
+	isAnsweredBy(ctx, t, fromCoast, east, west, apart)
+}
+
+func TestPodsWithoutMutualTLSAreNotToldAcrossNetworks(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	trust, err := traffic.NewTrust()
+	must(t, err)
+	plain := connectivity.Service{Host: "plain.bare.svc.cluster.local", Port: 80}
+	secure := connectivity.Service{Host: "secure.bare.svc.cluster.local", Port: 80}
+	plainBackends := serve(ctx, t, "bare", "plain", 1, harness.BackendOptions{}, shared.east, shared.apart)
+	secureBackends := serve(ctx, t, "bare", "secure", 1, securely(t, trust, "bare"), shared.east, shared.apart)
+	m := startMesh(ctx, t, connected(nil, nil), shared.east, shared.apart)
+	toCoast, toIsland := m.gateway(ctx, t, coast, coastWires()), m.gateway(ctx, t, island, shared.apart.Wires)
+	m.settle(ctx, t, connected([]*harness.Gateway{toCoast}, []*harness.Gateway{toIsland}))
+	at := func(b *harness.Backend) string { return fmt.Sprintf("%s:%d", b.IP, shared.east.Port) }
+	m.isTold(ctx, t, "east", coast, secure, at(secureBackends[0]), fmt.Sprintf("%s:%d", toIsland.Host, toIsland.Port))
+	m.isTold(ctx, t, "east", coast, plain, at(plainBackends[0]))
 }
