@@ -23,12 +23,14 @@ type Gateway struct {
 	*Process
 	Host string
 	Port int
+
+	dir     string
+	options traffic.GatewayOptions
 }
 
 // StartGateway starts an east-west gateway, on a free port of loopback unless the options say where, and waits until it listens. Only
 // for tests whose TestMain is Main.
 func StartGateway(ctx context.Context, dir string, options traffic.GatewayOptions) (*Gateway, error) {
-	gateway := &Gateway{Host: "127.0.0.1"}
 	if options.Listen == "" {
 		ports, err := FreePorts(1)
 		if err != nil {
@@ -40,31 +42,45 @@ func StartGateway(ctx context.Context, dir string, options traffic.GatewayOption
 	if err != nil {
 		return nil, err
 	}
-	gateway.Host, gateway.Port = address.IP.String(), address.Port
+	gateway := &Gateway{Host: address.IP.String(), Port: address.Port, dir: dir, options: options}
+	return gateway, gateway.start(ctx)
+}
+
+// Restart stops the gateway, unless it has ended already, and starts it again where it was.
+func (g *Gateway) Restart(ctx context.Context) error {
+	if err := g.Stop(ctx); err != nil {
+		return err
+	}
+	return g.start(ctx)
+}
+
+func (g *Gateway) start(ctx context.Context) error {
 	self, err := os.Executable()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	encoded, err := json.Marshal(options)
+	encoded, err := json.Marshal(g.options)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), gatewayEnv+"="+string(encoded))
-	if gateway.Process, err = StartProcess("gateway", filepath.Join(dir, "gateway-"+options.Network+".log"), cmd); err != nil {
-		return nil, err
+	process, err := StartProcess("gateway", filepath.Join(g.dir, "gateway-"+g.options.Network+".log"), cmd)
+	if err != nil {
+		return err
 	}
-	err = gateway.waitReady(ctx, func(ctx context.Context) error {
-		connection, err := new(net.Dialer).DialContext(ctx, "tcp", options.Listen)
+	g.Process = process
+	err = g.waitReady(ctx, func(ctx context.Context) error {
+		connection, err := new(net.Dialer).DialContext(ctx, "tcp", g.options.Listen)
 		if err != nil {
 			return err
 		}
 		return connection.Close()
 	})
 	if err != nil {
-		return nil, errors.Join(err, gateway.Kill())
+		return errors.Join(err, g.Kill())
 	}
-	return gateway, nil
+	return nil
 }
 
 // beGateway is a gateway's whole life, if this process is to be one.

@@ -81,7 +81,7 @@ func (m *mesh) gateway(ctx context.Context, t *testing.T, network string, wires 
 	t.Helper()
 	g, err := harness.StartGateway(ctx, t.TempDir(), traffic.GatewayOptions{Istiod: m.GRPCAddress, Network: network, Wires: wires})
 	must(t, err)
-	harness.StopAfter(t, g.Stop)
+	harness.StopAfter(t, func(ctx context.Context) error { return g.Stop(ctx) }) // of the process that it then is
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the log of the gateway of %s:\n%s", network, logOf(g.LogFile()))
