@@ -40,47 +40,30 @@ const (
 type rootAccess struct {
 	dataDir    string
 	kubeconfig string
+	flag       string // of kubeconfig
 }
 
-func (a *rootAccess) addFlags(cmd *cobra.Command) {
+func (a *rootAccess) addFlags(cmd *cobra.Command) { a.addFlagsAs(cmd, "kubeconfig") }
+
+// addFlagsAs is addFlags for commands whose --kubeconfig is that of another cluster.
+func (a *rootAccess) addFlagsAs(cmd *cobra.Command, flag string) {
+	a.flag = flag
 	cmd.Flags().StringVar(&a.dataDir, "data-dir", apiserver.NewOptions().DataDir, "The data directory of a server on this machine, for its administrator's kubeconfig.")
-	cmd.Flags().StringVar(&a.kubeconfig, "kubeconfig", "", "The kubeconfig of the root's administrator, from another machine.")
-	cmd.MarkFlagsMutuallyExclusive("data-dir", "kubeconfig")
+	cmd.Flags().StringVar(&a.kubeconfig, flag, "", "The kubeconfig of the root's administrator, from another machine.")
+	cmd.MarkFlagsMutuallyExclusive("data-dir", flag)
 	_ = cmd.MarkFlagDirname("data-dir")
 }
 
 // client is a REST client for vmesh's own API in the root.
 func (a *rootAccess) client() (*rest.RESTClient, error) {
-	file := a.kubeconfig
-	if file == "" {
-		file = filepath.Join(a.dataDir, "admin.kubeconfig")
-		if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("--data-dir: there is no %s: give the data directory of a server that has been started, or --kubeconfig", file)
-		}
-	}
-	loaded, err := clientcmd.LoadFromFile(file)
-	var unreadable *fs.PathError
-	switch {
-	case errors.As(err, &unreadable):
-		return nil, fmt.Errorf("--kubeconfig: %w", err)
-	case err != nil || len(loaded.Clusters) == 0:
-		return nil, fmt.Errorf("%s is not a kubeconfig: give the admin.kubeconfig of the server's data directory", file)
-	}
-	if err := clientcmd.ResolveLocalPaths(loaded); err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	config, err := clientcmd.NewDefaultClientConfig(*loaded, &clientcmd.ConfigOverrides{}).ClientConfig()
+	config, file, err := a.config()
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	if u, err := url.Parse(config.Host); err == nil && strings.HasPrefix(u.Path, "/clusters/") {
-		return nil, fmt.Errorf("%s is for virtual cluster %s: give the kubeconfig of the root's administrator", file, path.Base(u.Path))
+		return nil, err
 	}
 	scheme := runtime.NewScheme()
 	scheme.AddKnownTypes(v1alpha1.GroupVersion, &v1alpha1.KubeconfigRequest{})
 	metav1.AddToGroupVersion(scheme, v1alpha1.GroupVersion)
 	config.GroupVersion = &v1alpha1.GroupVersion
-	config.QPS = -1 // a limiter's complaint would stand for that of --timeout
 	config.APIPath = "/apis"
 	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	client, err := rest.RESTClientFor(config)
@@ -88,6 +71,37 @@ func (a *rootAccess) client() (*rest.RESTClient, error) {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	return client, nil
+}
+
+// config reaches the root, by the kubeconfig in file.
+func (a *rootAccess) config() (_ *rest.Config, file string, _ error) {
+	file = a.kubeconfig
+	if file == "" {
+		file = filepath.Join(a.dataDir, "admin.kubeconfig")
+		if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
+			return nil, "", fmt.Errorf("--data-dir: there is no %s: give the data directory of a server that has been started, or --%s", file, a.flag)
+		}
+	}
+	loaded, err := clientcmd.LoadFromFile(file)
+	var unreadable *fs.PathError
+	switch {
+	case errors.As(err, &unreadable):
+		return nil, "", fmt.Errorf("--%s: %w", a.flag, err)
+	case err != nil || len(loaded.Clusters) == 0:
+		return nil, "", fmt.Errorf("%s is not a kubeconfig: give the admin.kubeconfig of the server's data directory", file)
+	}
+	if err := clientcmd.ResolveLocalPaths(loaded); err != nil {
+		return nil, "", fmt.Errorf("%s: %w", file, err)
+	}
+	config, err := clientcmd.NewDefaultClientConfig(*loaded, &clientcmd.ConfigOverrides{}).ClientConfig()
+	if err != nil {
+		return nil, "", fmt.Errorf("%s: %w", file, err)
+	}
+	if u, err := url.Parse(config.Host); err == nil && strings.HasPrefix(u.Path, "/clusters/") {
+		return nil, "", fmt.Errorf("%s is for virtual cluster %s: give the kubeconfig of the root's administrator", file, path.Base(u.Path))
+	}
+	config.QPS = -1 // a limiter's complaint would stand for that of --timeout
+	return config, file, nil
 }
 
 func newKubeconfigCommand() *cobra.Command {

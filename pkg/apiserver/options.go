@@ -58,6 +58,9 @@ type Options struct {
 	// TracingConfigFile is a TracingConfiguration of apiserver.config.k8s.io.
 	TracingConfigFile string
 
+	// MemberCheckInterval is how often each member cluster is looked at.
+	MemberCheckInterval time.Duration
+
 	// History is what is kept of changes.
 	History HistoryOptions
 
@@ -75,14 +78,15 @@ type EtcdOptions struct {
 // NewOptions are the defaults.
 func NewOptions() *Options {
 	return &Options{
-		DataDir:        "data",
-		BindAddress:    net.IPv4(127, 0, 0, 1),
-		SecurePort:     7443,
-		XDSAddress:     "127.0.0.1:15051",
-		Etcd:           EtcdOptions{Prefix: "/registry", CompactionInterval: 5 * time.Minute},
-		MaxBodyBytes:   3 << 20,
-		AnalysisBudget: 100 * time.Millisecond,
-		ShutdownPeriod: 30 * time.Second,
+		DataDir:             "data",
+		BindAddress:         net.IPv4(127, 0, 0, 1),
+		SecurePort:          7443,
+		XDSAddress:          "127.0.0.1:15051",
+		Etcd:                EtcdOptions{Prefix: "/registry", CompactionInterval: 5 * time.Minute},
+		MaxBodyBytes:        3 << 20,
+		AnalysisBudget:      100 * time.Millisecond,
+		MemberCheckInterval: 15 * time.Second,
+		ShutdownPeriod:      30 * time.Second,
 
 		TenantWebhookDeny: extension.DefaultDeny(),
 		Audit:             genericoptions.NewAuditOptions(),
@@ -121,6 +125,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 		"CIDRs at which virtual clusters' admission webhooks may not be. The root's may be anywhere.")
 	fs.StringVar(&o.Encryption.ConfigFile, "encryption-provider-config", o.Encryption.ConfigFile, "A file with an EncryptionConfiguration, by which what is stored is encrypted.")
 	fs.BoolVar(&o.Encryption.Reload, "encryption-provider-config-automatic-reload", o.Encryption.Reload, "Read the file of --encryption-provider-config again when it changes.")
+	fs.DurationVar(&o.MemberCheckInterval, "member-check-interval", o.MemberCheckInterval, "How often it is looked whether the API of each member cluster answers; while one does not, up to four times as rarely.")
 	fs.StringVar(&o.TracingConfigFile, "tracing-config-file", o.TracingConfigFile, "A file with a TracingConfiguration, which says where OpenTelemetry spans of requests are sent.")
 	addAuditFlags(o.Audit, fs)
 	o.Host.addFlags(fs)
@@ -183,6 +188,9 @@ func (o *Options) Validate() error {
 	}
 	if u, err := url.Parse(o.ExternalURL); o.ExternalURL != "" && (err != nil || u.Scheme != "https" || u.Hostname() == "" || strings.Trim(u.Path, "/") != "") {
 		bad("--external-url: %q is not https://HOST or https://HOST:PORT", o.ExternalURL)
+	}
+	if o.MemberCheckInterval < 15*time.Millisecond {
+		bad("--member-check-interval: %s is too short: choose at least a second, as 15s", o.MemberCheckInterval)
 	}
 	for _, server := range o.Etcd.Servers {
 		if u, err := url.Parse(server); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {

@@ -41,6 +41,7 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/controller/garbage"
 	namespacecontroller "github.com/vmesh-io/vmesh/pkg/controller/namespace"
 	"github.com/vmesh-io/vmesh/pkg/controller/virtualcluster"
+	"github.com/vmesh-io/vmesh/pkg/discovery"
 	"github.com/vmesh-io/vmesh/pkg/fairness"
 	"github.com/vmesh-io/vmesh/pkg/host"
 	"github.com/vmesh-io/vmesh/pkg/quota"
@@ -69,6 +70,7 @@ type Server struct {
 	etcdClient *clientv3.Client
 	stages     *release.Store // what the stages of meshes have
 	sync       *vmeshsync.Service
+	members    *discovery.View                         // the services of all member clusters
 	meshes     func(context.Context) ([]string, error) // the names of all that are stored
 	prepared   atomic.Bool                             // a first use has what it needs, control planes too
 	authorizer *authz.Authorizer
@@ -78,6 +80,7 @@ type Server struct {
 	issuers    *oidc.Authenticator // nil: none but vmesh
 	extension  *extension.Plugin
 	keeper     *keeper
+	peers      *logical.Peers // the servers on this etcd
 
 	audit       audit.Backend             // nil for none
 	auditPolicy audit.PolicyRuleEvaluator // nil for none
@@ -168,7 +171,7 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 func (s *Server) assemble(creds *credentials) error {
 	s.clusters = vmesh.NewClusters(s.backend, s.options.clusterURL)
 	records := vmesh.NewKubeconfigs()
-	own, err := vmeshkinds.Kinds(s.clusters.Hooks(), records.Hooks())
+	own, err := vmeshkinds.Kinds(s.clusters.Hooks(), records.Hooks(), s.clusters.Mesh)
 	if err != nil {
 		return err
 	}
@@ -272,6 +275,10 @@ func (s *Server) assemble(creds *credentials) error {
 	if err != nil {
 		return err
 	}
+	services, err := s.serveMeshServices(&tenantGroups)
+	if err != nil {
+		return err
+	}
 
 	direct := authn.New(creds.VerifyOptions, s.clusters, records, tokens, tokens.nobody)
 	authenticator := s.authenticator(direct)
@@ -289,7 +296,7 @@ func (s *Server) assemble(creds *credentials) error {
 	admit := admission.NewChainHandler(s.fitHostView(vmeshadmission.NewNamespaceLifecycle(namespaceREST, s.clusters.IsSystemNamespace), rails.Creating(namespaceREST)),
 		rails, s.extension, vmeshadmission.NewAnalysis(analysis.Added), vmeshadmission.NewQuota(quotas.Check))
 	if s.tenant, err = newEndpoint(endpointConfig{
-		name: "virtual-cluster", kinds: slices.Concat(core, mesh, []*kind.Kind{definitions, changes}), storage: tenantGroups,
+		name: "virtual-cluster", kinds: slices.Concat(core, mesh, []*kind.Kind{definitions, changes, services}), storage: tenantGroups,
 		options: s.options, secure: s.secure, authenticator: authenticator, authorizer: z, tokens: tokens, admission: admit, clusters: s.clusters, kubeconfigs: records, life: s.life,
 		audit: s.audit, auditPolicy: s.auditPolicy, tracer: s.tracer, frontProxy: s.frontProxy, fair: fair,
 	}); err != nil {
@@ -342,6 +349,8 @@ func (s *Server) assemble(creds *credentials) error {
 	if err := s.assembleSync(mesh, stores, meshStore, clusterStore, creds, gate); err != nil {
 		return err
 	}
+	s.keepHomes(stores, own)
+	s.keepMembers(stores, stores[own.MemberClusters.GroupResource()], meshStore, nil)
 	if s.encryption != nil {
 		// Not with those whose reasons are told to anyone: this one is a stranger's.
 		checks = append(slices.Clone(checks), s.encryption.check())

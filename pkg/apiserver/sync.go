@@ -34,6 +34,7 @@ func (s *Server) assembleSync(mesh []*kind.Kind, stores map[schema.GroupResource
 		return err
 	}
 	peers := s.backend.Peers()
+	s.peers = peers
 	var current func(context.Context) (uint64, error)
 	if s.backend.Shared() {
 		current = func(ctx context.Context) (uint64, error) {

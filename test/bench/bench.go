@@ -94,6 +94,11 @@ func (b *bench) run(ctx context.Context) error {
 			return fmt.Errorf("claims: %w", err)
 		}
 	}
+	if b.want(20, 21) {
+		if err := b.view(ctx); err != nil {
+			return fmt.Errorf("services of members: %w", err)
+		}
+	}
 	if b.want(13) {
 		// Last: it leaves this process with fewer processors.
 		if err := b.neighbours(ctx); err != nil {

@@ -51,6 +51,17 @@ func main() {
 		}
 		return
 	}
+	if len(os.Args) == 5 && (os.Args[1] == "view-members" || os.Args[1] == "view-reader") { // started by rows 20 and 21
+		main := viewMembersMain
+		if os.Args[1] == "view-reader" {
+			main = viewReaderMain
+		}
+		if err := main(os.Args[2], os.Args[3], os.Args[4]); err != nil {
+			fmt.Fprintf(os.Stderr, "bench %s: %v\n", os.Args[1], err)
+			os.Exit(1)
+		}
+		return
+	}
 	var o options
 	var noPeer bool
 	var objects, exports, feeds string

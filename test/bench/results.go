@@ -116,6 +116,14 @@ var rows = []row{
 	{id: "claims.alone.cpu", number: 19, what: "CPU for a create by one that has its mesh to itself, its place in the snapshot included", unit: "µs"},
 	{id: "claims.many.cpu", number: 19, what: "CPU for a create by one of 1 000 that share a mesh, likewise", unit: "µs"},
 	{id: "claims.cpu", number: 19, what: "what who owns what adds to that", unit: "µs"},
+	{id: "view.anon", number: 20, what: "the services of 50 member clusters, 200 each with 10 endpoints: anonymous RSS, after a collection (peer: client-go's shared informers)", unit: "MiB"},
+	{id: "view.heap.service", number: 20, what: "of it, the live heap for each service of a member with its 10 endpoints, connections included", unit: "KiB", reach: "10 times less"},
+	{id: "view.heap.endpoint", number: 20, what: "the same for each endpoint, service included", unit: "B"},
+	{id: "view.complete", number: 20, what: "from the start until all of them have been read", unit: "s"},
+	{id: "view.complete.cpu", number: 20, what: "CPU for that", unit: "ms"},
+	{id: "view.change.p50", number: 21, what: "from a change of a member's endpoints to the view, p50 (peer: to an informer's handler)", unit: "ms", reach: "1 s"},
+	{id: "view.change.p99", number: 21, what: "the same, p99", unit: "ms"},
+	{id: "view.change.cpu", number: 21, what: "CPU for it", unit: "µs"},
 }
 
 func rowOf(id string) row {

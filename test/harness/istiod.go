@@ -33,6 +33,11 @@ type IstiodOptions struct {
 	Binary string
 	// Kubeconfig is istiod's own Kubernetes API. It panics without one, whatever feeds its config. Required.
 	Kubeconfig string
+	// Home has istiod read its settings where the Mesh keeps them, in Kubeconfig's API, which is all that it is given then: no
+	// XDSAddresses, and no file.
+	Home bool
+	// Revision is istiod's; empty for none.
+	Revision string
 	// XDSAddresses are host:port of MCP-over-xDS servers, each a config source of its own that istiod merges.
 	XDSAddresses []string
 	// WatchKubernetes makes istiod read its config from the CRDs of Kubeconfig's API, as it does when nothing is configured.
@@ -107,24 +112,25 @@ func (i *Istiod) start(ctx context.Context) error {
 	if err := ensureNamespace(ctx, kubeconfig, istiodNamespace); err != nil {
 		return err
 	}
-	meshConfig, err := options.meshConfig()
-	if err != nil {
-		return err
+	args := []string{"discovery"}
+	if !options.Home {
+		meshConfig, err := options.meshConfig()
+		if err != nil {
+			return err
+		}
+		meshConfigFile := filepath.Join(dir, "mesh.json")
+		if err := os.WriteFile(meshConfigFile, meshConfig, 0o644); err != nil {
+			return err
+		}
+		args = append(args, "--meshConfig", meshConfigFile)
 	}
-	meshConfigFile := filepath.Join(dir, "mesh.json")
-	if err := os.WriteFile(meshConfigFile, meshConfig, 0o644); err != nil {
-		return err
-	}
-
 	registries := "Kubernetes"
 	if options.WithoutServices {
 		registries = ""
 	}
-	cmd := exec.Command(options.Binary, append([]string{
-		"discovery",
-		"--meshConfig", meshConfigFile,
+	cmd := exec.Command(options.Binary, append(append(args,
 		"--kubeconfig", kubeconfig,
-		"--registries=" + registries,
+		"--registries="+registries,
 		"--httpAddr", loopback(i.ports[0]),
 		"--grpcAddr", i.GRPCAddress,
 		"--secureGRPCAddr=",
@@ -132,11 +138,14 @@ func (i *Istiod) start(ctx context.Context) error {
 		"--monitoringAddr", loopback(i.ports[2]),
 		"--ctrlz_address", "127.0.0.1",
 		"--ctrlz_port", strconv.Itoa(i.ports[4]),
-	}, options.ExtraArgs...)...)
+	), options.ExtraArgs...)...)
 	cmd.Dir = dir // istiod looks for its certificates below ./etc and ./var
 	cmd.Env = append(os.Environ(), "POD_NAMESPACE="+istiodNamespace, "POD_NAME="+cmp.Or(options.PodName, "istiod-0"))
 	if options.Debounce > 0 {
 		cmd.Env = append(cmd.Env, "PILOT_DEBOUNCE_AFTER="+options.Debounce.String())
+	}
+	if options.Revision != "" {
+		cmd.Env = append(cmd.Env, "REVISION="+options.Revision)
 	}
 	cmd.Env = append(cmd.Env, options.ExtraEnv...)
 
@@ -171,6 +180,11 @@ func (o IstiodOptions) meshConfig() ([]byte, error) {
 		sources = append(sources, object{"address": "k8s://"})
 	}
 	return json.Marshal(object{"configSources": sources})
+}
+
+// Debug returns one of the pages below /debug.
+func (i *Istiod) Debug(ctx context.Context, page string) ([]byte, error) {
+	return get(ctx, http.DefaultClient, i.DebugURL+"/debug/"+page)
 }
 
 // Configz returns the config that istiod holds, merged from all its sources, as Kubernetes objects.

@@ -34,8 +34,8 @@ func (r *Root) All() []*kind.Kind {
 	return append(r.Stored(), r.KubeconfigRequests, r.Analyses, r.ClaimReviews)
 }
 
-// Kinds makes the kinds that the root serves.
-func Kinds(virtualClusterHooks, kubeconfigHooks kind.Hooks) (*Root, error) {
+// Kinds makes the kinds that the root serves. meshes, if not nil, is for advice on member clusters.
+func Kinds(virtualClusterHooks, kubeconfigHooks kind.Hooks, meshes MeshReader) (*Root, error) {
 	var root Root
 	for _, k := range []struct {
 		plural string
@@ -44,7 +44,7 @@ func Kinds(virtualClusterHooks, kubeconfigHooks kind.Hooks) (*Root, error) {
 	}{
 		{"virtualclusters", virtualClusterHooks, &root.VirtualClusters},
 		{"meshes", kind.Hooks{Validate: validateMesh, ValidateName: apivalidation.NameIsDNSLabel}, &root.Meshes},
-		{"memberclusters", kind.Hooks{ValidateName: apivalidation.NameIsDNSLabel}, &root.MemberClusters},
+		{"memberclusters", kind.Hooks{Validate: meshes.validateMember, ValidateName: validateMemberName}, &root.MemberClusters},
 		{"kubeconfigs", kubeconfigHooks, &root.Kubeconfigs},
 		{"kubeconfigrequests", kind.Hooks{}, &root.KubeconfigRequests},
 		{"analyses", kind.Hooks{}, &root.Analyses},

@@ -1,6 +1,7 @@
 package vmesh
 
 import (
+	"bytes"
 	"context"
 	"slices"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/settings"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 )
 
@@ -26,10 +28,18 @@ var distributed = sync.OnceValue(func() []string {
 
 // validateMesh checks who is to receive what, and when: a selector that nobody can read would
 // be no filter, and no stage.
-func validateMesh(_ context.Context, o, _ *object.Object) (warnings []string, errs field.ErrorList) {
+func validateMesh(_ context.Context, o, old *object.Object) (warnings []string, errs field.ErrorList) {
 	var mesh v1alpha1.Mesh
 	if err := o.Into(&mesh); err != nil {
 		return nil, field.ErrorList{field.InternalError(field.NewPath("spec"), err)}
+	}
+	if spec := o.Field("spec"); old == nil || !bytes.Equal(spec, old.Field("spec")) {
+		var before *v1alpha1.MeshSpec
+		var was v1alpha1.Mesh
+		if old != nil && old.Into(&was) == nil { // what cannot be read is no reason to refuse what replaces it
+			before = &was.Spec
+		}
+		warnings, errs = settings.Validate(mesh.Name, &mesh.Spec, before)
 	}
 	selector := func(s *metav1.LabelSelector, path *field.Path) {
 		errs = append(errs, metav1validation.ValidateLabelSelector(s, metav1validation.LabelSelectorValidationOptions{}, path)...)
@@ -51,7 +61,7 @@ func validateMesh(_ context.Context, o, _ *object.Object) (warnings []string, er
 		}
 	}
 	if mesh.Spec.Rollout == nil {
-		return nil, errs
+		return warnings, errs
 	}
 	path = field.NewPath("spec", "rollout", "stages")
 	for i, s := range mesh.Spec.Rollout.Stages {

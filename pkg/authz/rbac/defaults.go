@@ -103,6 +103,9 @@ func rule(verbs []string, group string, resources ...string) rbacv1.PolicyRule {
 // changes lets read those of the objects that can be read.
 func changes() rbacv1.PolicyRule { return rule([]string{"get", "list"}, "vmesh.io", "changes") }
 
+// meshServices lets read what the mesh's member clusters have of the services.
+func meshServices() rbacv1.PolicyRule { return rule(read, "vmesh.io", "meshservices") }
+
 func paths(all ...string) rbacv1.PolicyRule {
 	return rbacv1.PolicyRule{Verbs: []string{"get"}, NonResourceURLs: all}
 }
@@ -124,6 +127,7 @@ func viewRules() []rbacv1.PolicyRule {
 		rule(read, "discovery.k8s.io", "endpointslices"),
 		rule(read, "networking.k8s.io", "ingresses", "ingresses/status"),
 		changes(),
+		meshServices(),
 		{Verbs: read, APIGroups: IstioGroups, Resources: []string{rbacv1.ResourceAll}},
 	}
 }
@@ -221,6 +225,7 @@ func DefaultClusterRoles() []*rbacv1.ClusterRole {
 				rule(read, networking, withStatus(trafficResources)...),
 				rule(read, "", "namespaces", "services"),
 				changes(),
+				meshServices(),
 			},
 		},
 		{
@@ -230,6 +235,7 @@ func DefaultClusterRoles() []*rbacv1.ClusterRole {
 				rule(read, security, withStatus(securityResources)...),
 				rule(read, "", "namespaces", "serviceaccounts", "services"),
 				changes(),
+				meshServices(),
 			},
 		},
 		{

@@ -42,7 +42,7 @@ func newWorld(t *testing.T) *world {
 	}
 	t.Cleanup(backend.Close)
 	k := NewKubeconfigs()
-	root, err := vmeshkinds.Kinds(kind.Hooks{}, k.Hooks())
+	root, err := vmeshkinds.Kinds(kind.Hooks{}, k.Hooks(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

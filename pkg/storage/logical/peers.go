@@ -91,6 +91,25 @@ func (p *Peers) Alive(ctx context.Context, name string) (bool, error) {
 	return response.Count > 0, nil
 }
 
+// First says whether this server is the first of those that are alive, by their names: the one that does what one of
+// them has to do. While servers come and go, none or two may think so of themselves for fifteen seconds.
+func (p *Peers) First() bool {
+	if !p.shared {
+		return true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, registered := p.known[p.name]; !registered {
+		return false
+	}
+	for name := range p.known {
+		if name < p.name {
+			return false
+		}
+	}
+	return true
+}
+
 // Run makes this server known and looks who else is there, until ctx ends.
 func (p *Peers) Run(ctx context.Context) error {
 	if !p.shared {

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -81,6 +82,7 @@ type mesh struct {
 	known       bool       // it was read at least once
 	changed     bool       // something besides the lists is to be published
 	scopes      scopes
+	failover    failover
 }
 
 // pending is what is to become of one key of a list.
@@ -349,7 +351,8 @@ func (m *model) replaceVirtualClusters(items []*object.Object) []error {
 // said before.
 func (m *model) setMesh(o *object.Object) error {
 	m.addMesh(o)
-	return m.readPolicy(m.meshes[o.Name], o)
+	mesh := m.meshes[o.Name]
+	return errors.Join(m.readPolicy(mesh, o), m.readLocality(mesh, o))
 }
 
 // addMesh takes note that there is a mesh, and which its root namespace is.
@@ -381,6 +384,7 @@ func (m *model) addMesh(o *object.Object) {
 		members:     m.members[name],
 		changed:     true,
 		scopes:      scopes{kind: m.scopeKind},
+		failover:    failover{kind: slices.IndexFunc(m.kinds, func(k Kind) bool { return k.Name == failoverKind })},
 	}
 	m.meshes[name] = mesh
 	m.affectMesh(name)
@@ -683,6 +687,7 @@ func (m *mesh) advance(kinds []Kind, observed time.Time, rights func(cluster str
 		}
 		m.pending[kind] = nil
 		m.scopes.note(kind, todo)
+		m.failover.note(kind, todo)
 		for key, p := range todo {
 			if p.removed || p.object == nil {
 				delete(m.good[kind], key)
@@ -722,6 +727,7 @@ func (m *mesh) advance(kinds []Kind, observed time.Time, rights func(cluster str
 		}
 	}
 	m.placeScopes(kinds, observed, count)
+	m.placeFailover(kinds, observed, count)
 	changed := m.changed
 	m.changed = false
 	return changed

@@ -373,7 +373,7 @@ func (v *view) shows(kind int, e Entry, shown *List) bool {
 			!slices.ContainsFunc(f.namespaces, func(p v1alpha1.NamespacePattern) bool { return p.Matches(namespace) }) {
 			return false
 		}
-		if f.virtualClusters == nil {
+		if f.virtualClusters == nil || e.Cluster() == "" { // the mesh's own
 			continue
 		}
 		set, known := v.clusters.of[e.Cluster()]
@@ -397,7 +397,7 @@ func (e Entry) rendered() *rendered {
 	return r
 }
 
-// Cluster is the virtual cluster that the resource comes from.
+// Cluster is the virtual cluster that the resource comes from; empty for what comes from the mesh itself.
 func (e Entry) Cluster() string { return e.chunk.entries[e.at].cluster }
 
 // label reads one label of the resource from its wire form.

@@ -209,9 +209,9 @@ func (r *Reporter) report(ctx context.Context, s *snapshot.Snapshot) error {
 		}
 		servers := slices.DeleteFunc(slices.Clone(status.Servers), func(server v1alpha1.MeshServerStatus) bool { return dead[server.Name] || server.Name == me })
 		merged = merge(o.status.ControlPlanes, status.ControlPlanes, me, dead, now)
-		conditions := status.Conditions
+		conditions, home, networks := status.Conditions, status.Home, status.Networks
 		*status = *o.status.DeepCopy()
-		status.Conditions = conditions
+		status.Conditions, status.Home, status.Networks = conditions, home, networks // these others tell
 		status.Servers = append(status.Servers, servers...)
 		slices.SortFunc(status.Servers, func(a, b v1alpha1.MeshServerStatus) int { return cmp.Compare(a.Name, b.Name) })
 		for _, server := range servers {

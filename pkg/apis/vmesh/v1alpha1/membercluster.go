@@ -16,6 +16,19 @@ const (
 	MemberIstiodKubeconfigKey = "istiod-kubeconfig"
 )
 
+const (
+	// AnnotationClusterUID of a MemberCluster is the UID of the member's namespace kube-system, by which
+	// a cluster is known whatever its address.
+	AnnotationClusterUID = "vmesh.io/cluster-uid"
+	// LabelMember is on all that vmesh join makes: the name of the member.
+	LabelMember = "vmesh.io/member"
+	// LabelManagedBy is ManagedBy on it.
+	LabelManagedBy = "app.kubernetes.io/managed-by"
+	ManagedBy      = "vmesh"
+	// ReasonLeaving is the reason of a drain by vmesh leave.
+	ReasonLeaving = "leaving"
+)
+
 // MemberCluster is a real Kubernetes cluster whose workloads belong to a mesh. Its name is
 // what Istio calls the cluster's id.
 //

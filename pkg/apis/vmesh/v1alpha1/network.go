@@ -5,6 +5,13 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
+const (
+	// AnnotationSettingsOf, on a config map of a home, names the mesh whose settings vmesh keeps there.
+	AnnotationSettingsOf = "vmesh.io/settings-of"
+	// AnnotationSettingsState is what vmesh remembers of those settings.
+	AnnotationSettingsState = "vmesh.io/settings-state"
+)
+
 // MeshHome is where a mesh's control planes live: what an istiod keeps in its own
 // cluster, it keeps in a virtual cluster, whose kubeconfig is all that it needs.
 type MeshHome struct {

@@ -1,0 +1,61 @@
+package vmesh
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/vmesh-io/vmesh/pkg/apis/object"
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
+)
+
+// MeshReader reads a mesh; it is nil if there is none of that name.
+type MeshReader func(ctx context.Context, name string) (*v1alpha1.Mesh, error)
+
+// homeID is what control planes call the cluster that they live in, unless told otherwise: a member of
+// that name would be ignored.
+const homeID = "kubernetes"
+
+func validateMemberName(name string, prefix bool) []string {
+	if strings.EqualFold(name, homeID) && !prefix {
+		return []string{fmt.Sprintf("control planes call the cluster that they live in Kubernetes: give the member another name than %s", name)}
+	}
+	return apivalidation.NameIsDNSLabel(name, prefix)
+}
+
+// validateMember checks what the schema cannot say, and warns of what is not there (yet).
+func (r MeshReader) validateMember(ctx context.Context, o, _ *object.Object) (warnings []string, errs field.ErrorList) {
+	var member v1alpha1.MemberCluster
+	if err := o.Into(&member); err != nil {
+		return nil, field.ErrorList{field.InternalError(field.NewPath("spec"), err)}
+	}
+	spec := field.NewPath("spec")
+	for _, msg := range validation.IsDNS1123Subdomain(member.Spec.Access.Secret) {
+		errs = append(errs, field.Invalid(spec.Child("access", "secret"), member.Spec.Access.Secret, msg))
+	}
+	if d := member.Spec.Drain; d != nil && strings.TrimSpace(d.Reason) == "" {
+		errs = append(errs, field.Required(spec.Child("drain", "reason"), "say why, for those who look"))
+	}
+	if r == nil || len(errs) > 0 {
+		return nil, errs
+	}
+	mesh, err := r(ctx, member.Spec.Mesh)
+	switch {
+	case err != nil:
+		return nil, nil // advice alone depends on it
+	case mesh == nil:
+		return []string{fmt.Sprintf("spec.mesh: there is no mesh %s: control planes have no access to the member until there is", member.Spec.Mesh)}, nil
+	case mesh.Spec.Home == nil:
+		warnings = append(warnings, fmt.Sprintf("spec.mesh: mesh %s has no home (spec.home.virtualCluster): vmesh has nowhere to give control planes access to the member", mesh.Name))
+	}
+	known := slices.ContainsFunc(mesh.Spec.Networks, func(n v1alpha1.MeshNetwork) bool { return n.Name == member.Spec.Network })
+	if member.Spec.Network != "" && !known {
+		warnings = append(warnings, fmt.Sprintf("spec.network: mesh %s has no network %s (spec.networks): nothing in other networks can reach the member", mesh.Name, member.Spec.Network))
+	}
+	return warnings, nil
+}
