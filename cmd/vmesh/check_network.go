@@ -293,7 +293,7 @@ func (r *networkReport) print(out, errOut io.Writer) error {
 		fmt.Fprintln(out)
 		fmt.Fprintln(t, "FROM\tTO\tREASON\tSERVICES\tMESSAGE")
 		for _, p := range r.Problems {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", cmp.Or(p.From, "*"), networkName(p.To), p.Reason, some(p.Services), p.Message)
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", cmp.Or(p.From, "*"), networkName(p.To), p.Reason, firstOf(p.Services), p.Message)
 		}
 		if err := t.Flush(); err != nil {
 			return err
@@ -346,8 +346,8 @@ func (r *networkReport) cell(route connectivity.Route) string {
 	return text
 }
 
-// some are the first few.
-func some(services []string) string {
+// firstOf are the first few.
+func firstOf(services []string) string {
 	const few = 2
 	if len(services) <= few {
 		return strings.Join(services, ",")

@@ -20,14 +20,14 @@ import (
 )
 
 // checks runs vmesh check network, and returns what it prints and its exit code.
-func (m *mesh) checks(ctx context.Context, t *testing.T, args ...string) (out, errOut string, code int) {
+func checks(ctx context.Context, t *testing.T, args ...string) (out, errOut string, code int) {
 	t.Helper()
 	binary, err := harness.Build(ctx)
 	must(t, err)
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	var stdout, stderr strings.Builder
-	cmd := exec.CommandContext(ctx, binary, append([]string{"check", "network", "--istiod", m.GRPCAddress}, args...)...)
+	cmd := exec.CommandContext(ctx, binary, append([]string{"check", "network", "--istiod", shared.istiod.GRPCAddress}, args...)...)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err = cmd.Run()
 	var exit *exec.ExitError
@@ -38,12 +38,12 @@ func (m *mesh) checks(ctx context.Context, t *testing.T, args ...string) (out, e
 }
 
 // finds waits until the check finds exactly these problems, as FROM TO REASON HOSTS.
-func (m *mesh) finds(ctx context.Context, t *testing.T, args []string, want ...string) connectivity.Report {
+func finds(ctx context.Context, t *testing.T, args []string, want ...string) connectivity.Report {
 	t.Helper()
 	slices.Sort(want)
 	var report connectivity.Report
 	eventually(ctx, t, func(ctx context.Context) error {
-		out, errOut, code := m.checks(ctx, t, append(args, "-o", "json")...)
+		out, errOut, code := checks(ctx, t, append(args, "-o", "json")...)
 		report = connectivity.Report{}
 		if err := json.Unmarshal([]byte(out), &report); err != nil {
 			return fmt.Errorf("%w: %s%s", err, out, errOut)
@@ -70,60 +70,58 @@ func (m *mesh) finds(ctx context.Context, t *testing.T, args []string, want ...s
 }
 
 func TestTheCheckTellsWhatIsNotConnectedAndWhy(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
-	defer cancel()
+	ctx := begin(t)
 	trust, err := traffic.NewTrust()
 	must(t, err)
 	serve(ctx, t, "checked", "greeter", 1, securely(t, trust, "checked"), shared.east, shared.west, shared.apart)
-	m := startMesh(ctx, t, connected(nil, nil), shared.east, shared.west, shared.apart)
-	toCoast, toIsland := m.gateway(ctx, t, coast, coastWires()), m.gateway(ctx, t, island, shared.apart.Wires)
-	m.settle(ctx, t, connected([]*harness.Gateway{toCoast}, []*harness.Gateway{toIsland}))
-	members := []string{"--member", "east=coast", "--member", "west=coast", "--member", "apart=island"}
+	toCoast, toIsland := gateway(ctx, t, "", coast, coastWires()), gateway(ctx, t, "", island, shared.apart.Wires)
+	settle(ctx, t, by(toCoast), by(toIsland))
+	members := []string{"--kubeconfig", shared.vmesh.AdminKubeconfig}
 
-	report := m.finds(ctx, t, members)
+	report := finds(ctx, t, members)
 	for i, want := range []connectivity.Route{
 		{From: coast, To: coast, How: connectivity.Direct, Services: 1, Reached: 1},
-		{From: coast, To: island, How: connectivity.Gateways, Gateways: []string{fmt.Sprintf("%s:%d", toIsland.Host, toIsland.Port)}, Services: 1, Reached: 1},
-		{From: island, To: coast, How: connectivity.Gateways, Gateways: []string{fmt.Sprintf("%s:%d", toCoast.Host, toCoast.Port)}, Services: 1, Reached: 1},
+		{From: coast, To: island, How: connectivity.Gateways, Gateways: []string{address(toIsland)}, Services: 1, Reached: 1},
+		{From: island, To: coast, How: connectivity.Gateways, Gateways: []string{address(toCoast)}, Services: 1, Reached: 1},
 		{From: island, To: island, How: connectivity.Direct, Services: 1, Reached: 1},
 	} {
 		if got := report.Routes[i]; fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("route %d is %v, not %v", i, got, want)
 		}
 	}
-	out, errOut, _ := m.checks(ctx, t, members...)
+	out, errOut, _ := checks(ctx, t, members...)
 	if !strings.Contains(out, "TO coast") || !strings.Contains(out, "1 gateway") || !strings.Contains(errOut, "All networks are connected") {
 		t.Errorf("printed as %s%s", out, errOut)
 	}
 	t.Logf("a mesh that is whole:\n%s%s", out, errOut)
-	m.dials(ctx, t, toIsland)
+	dials(ctx, t, toIsland)
 
 	// A member that the control plane does not read.
-	m.finds(ctx, t, append(members, "--member", "lost=island"), "island NotRead")
+	finds(ctx, t, []string{"--member", "east=coast", "--member", "west=coast", "--member", "apart=island", "--member", "lost=island"}, "island NotRead")
 	// A service that is not secure, and one that is in part.
 	bare := serve(ctx, t, "checked", "bare", 1, harness.BackendOptions{}, shared.apart)
-	m.finds(ctx, t, members, "east island NoMutualTLS bare", "west island NoMutualTLS bare")
-	m.finds(ctx, t, append(members, "--from", "east"), "east island NoMutualTLS bare")
-	m.finds(ctx, t, append(members, "--from", "apart"))
+	finds(ctx, t, members, "east island NoMutualTLS bare", "west island NoMutualTLS bare")
+	finds(ctx, t, append(members, "--from", "east"), "east island NoMutualTLS bare")
+	finds(ctx, t, append(members, "--from", "apart"))
 	must(t, bare[0].Remove(ctx))
-	m.finds(ctx, t, members)
+	finds(ctx, t, members)
 	// A network without a gateway.
-	m.settle(ctx, t, connected([]*harness.Gateway{toCoast}, nil))
-	m.finds(ctx, t, members, "east island NoGateway greeter", "west island NoGateway greeter")
-	out, errOut, _ = m.checks(ctx, t, members...)
+	settle(ctx, t, by(toCoast), nil)
+	finds(ctx, t, members, "east island NoGateway greeter", "west island NoGateway greeter")
+	out, errOut, _ = checks(ctx, t, members...)
 	if !strings.Contains(out, "no way") || !strings.Contains(out, "greeter.checked.svc.cluster.local:80") || !strings.Contains(errOut, "not all is connected: 2 problems") {
 		t.Errorf("printed as %s%s", out, errOut)
 	}
 	t.Logf("a mesh that is broken:\n%s%s", out, errOut)
 	// None at all.
-	m.settle(ctx, t, connected(nil, nil))
-	m.finds(ctx, t, members, "apart coast NoGateway greeter", "east island NoGateway greeter", "west island NoGateway greeter")
+	settle(ctx, t, nil, nil)
+	finds(ctx, t, members, "apart coast NoGateway greeter", "east island NoGateway greeter", "west island NoGateway greeter")
 }
 
 // dials tries what the check would with --dial, with the wires of a place.
-func (m *mesh) dials(ctx context.Context, t *testing.T, toIsland *harness.Gateway) {
+func dials(ctx context.Context, t *testing.T, toIsland *harness.Gateway) {
 	t.Helper()
-	connection, err := grpc.NewClient(m.GRPCAddress, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	connection, err := grpc.NewClient(shared.istiod.GRPCAddress, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	must(t, err)
 	defer connection.Close()
 	report, err := connectivity.Check(ctx, connectivity.Options{
