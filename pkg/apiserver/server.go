@@ -350,7 +350,7 @@ func (s *Server) assemble(creds *credentials) error {
 		return err
 	}
 	s.keepHomes(stores, own)
-	s.keepMembers(stores, stores[own.MemberClusters.GroupResource()], meshStore, nil)
+	s.keepMembers(stores, stores[own.MemberClusters.GroupResource()], meshStore, s.members, s.members)
 	if s.encryption != nil {
 		// Not with those whose reasons are told to anyone: this one is a stranger's.
 		checks = append(slices.Clone(checks), s.encryption.check())
