@@ -325,9 +325,6 @@ func onlyIn(ctx context.Context, root *rootClient, home, member string) ([]strin
 	return only, err
 }
 
-// clusterLabel selects the workloads of a member.
-const clusterLabel = "topology.istio.io/cluster"
-
 // naming are the objects of the mesh's virtual clusters that select by the member's name.
 func naming(ctx context.Context, root *rootClient, m *v1alpha1.MemberCluster) ([]string, error) {
 	var clusters v1alpha1.VirtualClusterList

@@ -87,6 +87,6 @@ and pushes what teams write there to the shared istiod.`,
 	}
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return seeHelp(cmd, err) })
 	cmd.AddCommand(newServerCommand(), newKubeconfigCommand(), newCertificatesCommand(), newStatusCommand(), newAnalyzeCommand(), newCheckCommand(),
-		newHistoryCommand(), newRollbackCommand(), newRolloutCommand(), newJoinCommand(), newLeaveCommand(), newRelayCommand(), newStorageCommand(), newVersionCommand())
+		newHistoryCommand(), newRollbackCommand(), newTrafficCommand(), newRolloutCommand(), newJoinCommand(), newLeaveCommand(), newRelayCommand(), newStorageCommand(), newVersionCommand())
 	return cmd
 }

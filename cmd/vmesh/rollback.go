@@ -183,7 +183,7 @@ func (o *rollbackOptions) run(ctx context.Context, object string) error {
 	}
 	if do > 0 && o.dryRun != "client" {
 		if o.dryRun == "none" {
-			if err := o.confirm(do); err != nil {
+			if err := confirm(o.in, o.errOut, o.yes, do); err != nil {
 				return err
 			}
 		}
@@ -238,16 +238,16 @@ func (o *rollbackOptions) show(steps []*step, changes int) (do int, err error) {
 	return do, err
 }
 
-// confirm asks, on a terminal.
-func (o *rollbackOptions) confirm(n int) error {
-	if o.yes {
+// confirm asks, on a terminal, unless that was said yes to.
+func confirm(in io.Reader, errOut io.Writer, yes bool, n int) error {
+	if yes {
 		return nil
 	}
-	file, ok := o.in.(*os.File)
+	file, ok := in.(*os.File)
 	if !ok || !term.IsTerminal(int(file.Fd())) {
 		return errors.New("nothing was done: there is no terminal to ask on: give --yes")
 	}
-	fmt.Fprintf(o.errOut, "Objects to write: %d. Go on? [y/N] ", n)
+	fmt.Fprintf(errOut, "Objects to write: %d. Go on? [y/N] ", n)
 	answer, err := bufio.NewReader(file).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err

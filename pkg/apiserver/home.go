@@ -34,6 +34,7 @@ func (s *Server) keepHomes(stores map[schema.GroupResource]*resource.Store, own 
 			s.keeper.events.Again(ctx, logical.Root, events.Reference(obj.(*object.Object)), kind, reason, message)
 		},
 		DefaultSource: s.configSource,
+		Gateways:      s.members,
 	})
 	s.loops = append(s.loops,
 		s.observeCached(meshes, homes.Meshes()), s.observeCached(virtualClusters, homes.VirtualClusters()),
