@@ -299,4 +299,13 @@ func TestAMemberIsCheckedWhenItIsWritten(t *testing.T) {
 	if _, err := apply("west", "{access: {secret: x}}"); err != nil {
 		t.Error(err)
 	}
+	for _, c := range []struct{ members, says string }{
+		{`{"whenAway":"Remove","removeAfter":"-1s"}`, "must not be negative"},
+		{`{"whenAway":"Leave"}`, "spec.members.whenAway"},
+	} {
+		_, err := harness.Kubectl(ctx, shared.vmesh.AdminKubeconfig, "", "patch", "mesh/default", "--dry-run=server", "--type=merge", "-p", `{"spec":{"members":`+c.members+`}}`)
+		if err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s is answered: %v", c.members, err)
+		}
+	}
 }
