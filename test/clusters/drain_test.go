@@ -3,8 +3,12 @@ package clusters
 import (
 	"context"
 	"fmt"
+	"net"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/interop/grpc_testing"
 
 	"github.com/vmesh-io/vmesh/test/harness"
 )
@@ -75,6 +79,93 @@ func TestAClusterIsDrainedWithoutAFailedCall(t *testing.T) {
 			load.none(t)
 		})
 	}
+}
+
+// holding answers once it is released.
+type holding struct {
+	grpc_testing.UnimplementedTestServiceServer
+	held     chan struct{} // one for each call that waits
+	released chan struct{}
+}
+
+func (h *holding) UnaryCall(ctx context.Context, _ *grpc_testing.SimpleRequest) (*grpc_testing.SimpleResponse, error) {
+	h.held <- struct{}{}
+	select {
+	case <-h.released:
+		return &grpc_testing.SimpleResponse{Username: "west"}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// TestCallsUnderWayEndWhereTheyBegan: a client closes its connections to what is drained when its calls have ended.
+func TestCallsUnderWayEndWhereTheyBegan(t *testing.T) {
+	ctx, ns := start(t)
+	serve(ctx, t, shared.east, ns, "eu-1")
+	west := serve(ctx, t, shared.west, ns, "eu-2")
+	client := from(t, shared.east, ns, "eu-1")
+	goes(ctx, t, "before", client, share{"east": 50, "west": 50})
+	rule(ctx, t, ns, "--prefer", "west")
+	goes(ctx, t, "west alone", client, share{"west": 100})
+
+	must(t, west.StopServer())
+	listener, err := net.Listen("tcp", west.Address)
+	must(t, err)
+	const calls = 5
+	h := &holding{held: make(chan struct{}, 1000), released: make(chan struct{})}
+	server := grpc.NewServer()
+	grpc_testing.RegisterTestServiceServer(server, h)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	t.Cleanup(func() {
+		server.Stop()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	answers := make(chan error, calls)
+	for range calls {
+		go func() {
+			for {
+				answer, err := client.Ask(ctx, nil)
+				if err == nil && answer.Cluster == "east" {
+					continue // until west is seen to serve again
+				}
+				answers <- err
+				return
+			}
+		}()
+	}
+	for range calls {
+		select {
+		case <-h.held:
+		case <-ctx.Done():
+			t.Fatal("no call came to west")
+		}
+	}
+	back := away(ctx, t, shared.west)
+	waitFor(ctx, t, "new calls go to east", func() error {
+		ctx, cancel := context.WithTimeout(ctx, time.Second) // those that still come to west are held
+		defer cancel()
+		answer, err := client.Ask(ctx, nil)
+		if err == nil && answer.Cluster != "east" {
+			err = fmt.Errorf("it went to %s", answer.Cluster)
+		}
+		return err
+	})
+	goes(ctx, t, "drained", client, share{"east": 100})
+	select {
+	case err := <-answers:
+		t.Fatalf("a call under way has ended before its time: %v", err)
+	default:
+	}
+	close(h.released)
+	for range calls {
+		if err := <-answers; err != nil {
+			t.Errorf("a call under way has failed: %v", err)
+		}
+	}
+	back()
 }
 
 // TestWhatOnlyADrainedClusterServesIsGone is why one looks before.
