@@ -71,6 +71,7 @@ that could not be found out.`,
 	o.access.addFlags(cmd)
 	cmd.Flags().StringArrayVarP(&o.files, "filename", "f", nil, "A file with VirtualClusters and Meshes as they would be; - is the standard input.")
 	cmd.Flags().StringVarP(&o.output, "output", "o", "table", "How to print the answer: table, json or yaml.")
+	cmd.AddCommand(newCheckNetworkCommand())
 	_ = cmd.MarkFlagFilename("filename", "yaml", "yml", "json")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd

@@ -118,6 +118,9 @@ func (s *screen) mesh(r *meshReport) {
 	if r.InStep == metav1.ConditionFalse {
 		s.line("  %s", r.InStepMessage)
 	}
+	for _, problem := range r.Problems {
+		s.line("  %s", problem)
+	}
 	s.line("  serves          %s of %s%s%s", count(int(r.Resources), "resource"), count(int(r.VirtualClusters), "virtual cluster"),
 		unless(r.HeldBack == 0, fmt.Sprintf(", %d held back", r.HeldBack)), unless(r.Unsendable == 0, fmt.Sprintf(", %d cannot be sent", r.Unsendable)))
 	s.line("  version         %s", r.Version)

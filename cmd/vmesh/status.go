@@ -122,6 +122,8 @@ type meshReport struct {
 	ReadyMessage  string                 `json:"readyMessage,omitempty"`
 	InStep        metav1.ConditionStatus `json:"inStep"`
 	InStepMessage string                 `json:"inStepMessage,omitempty"`
+	// Problems are what other conditions of the Mesh say that are False.
+	Problems []string `json:"problems,omitempty"`
 
 	VirtualClusters int32 `json:"virtualClusters"`
 	Resources       int32 `json:"resources"`
@@ -302,6 +304,11 @@ func newMeshReport(mesh *storedMesh, clusters []v1alpha1.VirtualCluster, now tim
 	}
 	if c := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionInStep); c != nil {
 		r.InStep, r.InStepMessage = c.Status, c.Message
+	}
+	for _, t := range []string{v1alpha1.ConditionHomeReady, v1alpha1.ConditionSettingsCurrent, v1alpha1.ConditionNetworksConnected} {
+		if c := meta.FindStatusCondition(status.Conditions, t); c != nil && c.Status == metav1.ConditionFalse {
+			r.Problems = append(r.Problems, c.Message)
+		}
 	}
 	for _, s := range status.Servers {
 		r.Servers = append(r.Servers, s.Name)

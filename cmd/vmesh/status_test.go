@@ -20,7 +20,8 @@ const statusNow = "2026-01-02T03:04:05Z"
 var statusObjects = map[string]string{
 	"/apis/vmesh.io/v1alpha1/meshes/m": `{"metadata":{"name":"m","uid":"u"},"status":{"version":"0bd75158bd4faebe","virtualClusters":2,"resources":12,"connected":4,"inStep":1,"heldBack":7,"proxies":60,"syncedProxies":59,
 		"quarantined":[{"kind":"Gateway"}],"servers":[{"name":"a"},{"name":"b"}],
-		"conditions":[{"type":"Ready","status":"True"},{"type":"InStep","status":"False","message":"istiod-1.istio-system has not acknowledged what it was sent at 2026-01-02T03:03:35Z"}],
+		"conditions":[{"type":"Ready","status":"True"},{"type":"InStep","status":"False","message":"istiod-1.istio-system has not acknowledged what it was sent at 2026-01-02T03:03:35Z"},
+			{"type":"HomeReady","status":"True","message":"no"},{"type":"NetworksConnected","status":"Unknown","message":"no"},{"type":"SettingsCurrent","status":"False","message":"trustDomain changed"}],
 		"rollout":{"phase":"Baking","stage":"first","message":"until 03:10","changes":3,"pinned":1,"stages":[{"name":"first","controlPlanes":2,"current":2},{"name":"last","controlPlanes":1,"current":0}],"more":true},
 		"controlPlanes":[
 		{"id":"sidecar~10.0.0.1~istiod-0.istio-system~istio-system.svc","server":"a","revision":"canary","stage":"first","connected":true,"connectedSince":"2026-01-02T02:04:05Z","kinds":[{"typeUrl":"a/v1/VirtualService","ackedAt":"2026-01-02T03:00:00Z"}],
@@ -107,6 +108,7 @@ func TestAMeshIsShownOnOneScreen(t *testing.T) {
 	}
 	const want = `Mesh m: ready, behind
   istiod-1.istio-system has not acknowledged what it was sent at 2026-01-02T03:03:35Z
+  trustDomain changed
   serves          12 resources of 2 virtual clusters, 7 held back, 1 cannot be sent
   version         0bd75158bd4faebe
   control planes  1 of 4 connected are in step, on 2 servers
@@ -176,6 +178,7 @@ func TestTheJSONOfAStatusIsStable(t *testing.T) {
 	for what, pair := range map[string][2]any{
 		"mesh":           {got["mesh"], "m"},
 		"inStep":         {got["inStep"], "False"},
+		"problem":        {got["problems"].([]any)[0], "trustDomain changed"},
 		"connected":      {got["controlPlanesConnected"], 4.0},
 		"proxies":        {got["proxies"].(map[string]any)["synced"], 59.0},
 		"state":          {plane["state"], "Behind"},

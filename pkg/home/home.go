@@ -61,7 +61,8 @@ type Controller struct {
 
 	// Those belong to Run.
 	corrected map[string]bool                // meshes whose default source was this server's since it started
-	looked    map[string]map[string][]string // by mesh, services by which networks are reached, as looked up last
+	asked     map[string][]string            // by mesh, the services by which networks are reached
+	looked    map[string]map[string][]string // of those, what was found last
 	last      map[string]state               // by mesh
 }
 
@@ -83,7 +84,7 @@ func New(config Config) *Controller {
 		unread: map[string]struct{}{"meshes": {}, "members": {}, "virtual clusters": {}, "config maps": {}},
 
 		members: map[string]member{}, written: map[place]*object.Object{}, homes: map[string]map[string]map[place]struct{}{},
-		corrected: map[string]bool{}, looked: map[string]map[string][]string{}, last: map[string]state{},
+		corrected: map[string]bool{}, asked: map[string][]string{}, looked: map[string]map[string][]string{}, last: map[string]state{},
 	}
 }
 
@@ -318,9 +319,10 @@ func (c *Controller) queueAll(ctx context.Context) error {
 
 // look queues the meshes of which something else was found than the last time.
 func (c *Controller) look() {
-	for mesh, services := range c.looked {
-		for key, had := range services {
-			if addresses, found := c.addresses(key); found && !slices.Equal(addresses, had) {
+	for mesh, services := range c.asked {
+		for _, key := range services {
+			addresses, found := c.addresses(key)
+			if had, did := c.looked[mesh][key]; found && (!did || !slices.Equal(addresses, had)) {
 				c.queue.Add(mesh)
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,7 +74,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	own, err := vmeshkinds.Kinds(kind.Hooks{}, kind.Hooks{})
+	own, err := vmeshkinds.Kinds(kind.Hooks{}, kind.Hooks{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -600,9 +601,17 @@ func TestNetworksAreThoseOfMembers(t *testing.T) {
 	}
 }
 
+// later finds a gateway once it is there.
+type later struct{ now atomic.Bool }
+
+func (l *later) Addresses(string, string, string) ([]members.Address, bool) {
+	return at("10.1.0.1"), l.now.Load()
+}
+
 func TestAHomeIsKeptAsItIsToBe(t *testing.T) {
 	w := newWorld(t)
-	c := w.server("xds://127.0.0.1:1", lookups{})
+	found := &later{}
+	c := w.server("xds://127.0.0.1:1", found)
 	c.now = time.Now
 	ctx, cancel := context.WithCancel(w.ctx)
 	var wait sync.WaitGroup
@@ -638,6 +647,12 @@ func TestAHomeIsKeptAsItIsToBe(t *testing.T) {
 	}
 	w.member("e1", "east")
 	until("the member is told", func() bool { return strings.Contains(w.key("a", home, "istio", "meshNetworks"), "fromRegistry: e1") })
+	w.mesh("{home: {virtualCluster: a}, networks: [{name: east, gateways: [{service: {member: e1, name: gw}}]}]}")
+	until("it is waited for", func() bool {
+		return strings.Contains(w.key("a", home, "istio", "meshNetworks"), "east") && c.queue.Len() == 0
+	})
+	found.now.Store(true)
+	until("the gateway is told", func() bool { return strings.Contains(w.key("a", home, "istio", "meshNetworks"), "address: 10.1.0.1") })
 	w.mesh("{}")
 	until("they are gone", func() bool { return w.configMap("a", home, "istio") == nil })
 }

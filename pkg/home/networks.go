@@ -54,12 +54,14 @@ func (c *Controller) addresses(key string) (hosts []string, found bool) {
 func (c *Controller) networks(mesh *v1alpha1.Mesh, members map[string]member) *networks {
 	n := &networks{spec: mesh.Spec.Networks, members: members, looked: map[string][]string{}, fresh: map[string]bool{}}
 	before := c.looked[mesh.Name]
+	var asked []string
 	for _, network := range n.spec {
 		for _, g := range network.Gateways {
 			if g.Service == nil {
 				continue
 			}
 			key := serviceKey(g.Service)
+			asked = append(asked, key)
 			hosts, found := c.addresses(key)
 			had, did := before[key]
 			switch {
@@ -69,6 +71,9 @@ func (c *Controller) networks(mesh *v1alpha1.Mesh, members map[string]member) *n
 				n.looked[key] = had
 			}
 		}
+	}
+	if delete(c.asked, mesh.Name); asked != nil {
+		c.asked[mesh.Name] = asked
 	}
 	return n
 }

@@ -78,6 +78,7 @@ func (c *Controller) settle(ctx context.Context, name string) error {
 	obj, err := c.Config.Meshes.Get(ctx, name, &metav1.GetOptions{ResourceVersion: "0"})
 	if apierrors.IsNotFound(err) {
 		c.expect(name, "", nil)
+		delete(c.asked, name)
 		delete(c.looked, name)
 		delete(c.last, name)
 		delete(c.corrected, name)

@@ -74,6 +74,28 @@ func TestControlPlanesAreGivenTheirOwnAccessIfThereIsOne(t *testing.T) {
 	}
 }
 
+func TestControlPlanesMayReachTheMemberElsewhere(t *testing.T) {
+	s, a := newStore(t), newAPI(t)
+	s.home("home")
+	elsewhere := func(token string) map[string][]byte {
+		return map[string][]byte{
+			v1alpha1.MemberKubeconfigKey:       a.kubeconfig(fresh(account)),
+			v1alpha1.MemberIstiodKubeconfigKey: kubeconfig("https://only-istiod-reaches-it.invalid:6443", a.authority(), token, nil),
+		}
+	}
+	bad := jwt("system:serviceaccount:istio-system:istiod", time.Now(), time.Now().Add(time.Hour), "bad")
+	a.set(func(a *api) { a.revoked[bad] = true })
+	s.join("west", elsewhere(bad))
+	s.start()
+	s.untilCondition("west", v1alpha1.ConditionAccessGiven, no, ReasonUnauthorized)
+	good := elsewhere(fresh("istio-system:istiod"))
+	s.access("west", good)
+	s.untilCondition("west", v1alpha1.ConditionReady, yes, "Ready")
+	if !bytes.Equal(s.remote("home", "west").Data["west"], good[v1alpha1.MemberIstiodKubeconfigKey]) {
+		t.Error("control planes have another access")
+	}
+}
+
 func TestAStatusIsNotWrittenAtEachLook(t *testing.T) {
 	s, _, _ := joined(t)
 	s.mu.Lock()

@@ -12,7 +12,7 @@ import (
 	"github.com/vmesh-io/vmesh/test/traffic"
 )
 
-// virtualCluster holds the demo's config, and is istiod's Kubernetes API as well.
+// virtualCluster holds the demo's config, and is istiod's home: its Kubernetes API, with its settings.
 const virtualCluster = "default"
 
 // stack is all that the demo runs; what has not been started is nil.
@@ -58,6 +58,9 @@ func (s *stack) startVmesh(ctx context.Context) (_ string, err error) {
 	if err != nil {
 		return "", err
 	}
+	if err := s.vmesh.Home(ctx, "default", virtualCluster); err != nil {
+		return "", err
+	}
 	kubeconfig, err := s.vmesh.Kubeconfig(ctx, virtualCluster)
 	if err != nil {
 		return "", err
@@ -88,15 +91,11 @@ func (s *stack) startService(ctx context.Context) (string, error) {
 }
 
 func (s *stack) startIstiod(ctx context.Context) (_ string, err error) {
-	s.istiod, err = harness.StartIstiod(ctx, harness.IstiodOptions{
-		Dir:          filepath.Join(s.dir, "istiod"),
-		Kubeconfig:   s.kubeconfig,
-		XDSAddresses: []string{s.vmesh.XDSAddress},
-	})
+	s.istiod, err = harness.StartIstiod(ctx, harness.IstiodOptions{Dir: filepath.Join(s.dir, "istiod"), Kubeconfig: s.kubeconfig, Home: true})
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("its only Kubernetes API is virtual cluster %q, %s", virtualCluster, memory(s.istiod.Process)), nil
+	return fmt.Sprintf("it has nothing but the kubeconfig of virtual cluster %q, %s", virtualCluster, memory(s.istiod.Process)), nil
 }
 
 func (s *stack) startTraffic(ctx context.Context) (_ string, err error) {

@@ -30,6 +30,7 @@ import (
 // Main is a TestMain's work, for tests that share processes: run starts them, runs the tests and stops them. It ends
 // the process, with an error on stderr if there was one.
 func Main(run func() (code int, err error)) {
+	beGateway()
 	flag.Parse()
 	code, err := run()
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 
@@ -116,13 +117,12 @@ func (m *Member) Close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// InlineKubeconfig is an administrator's kubeconfig, with all that it needs.
+func (m *Member) InlineKubeconfig() ([]byte, error) { return os.ReadFile(m.Kubeconfig) }
+
 // RemoteSecret is the Secret by which an istiod whose own API has it reads the member, with an administrator's access.
 func (m *Member) RemoteSecret() (*corev1.Secret, error) {
-	config, err := clientcmd.LoadFromFile(m.Kubeconfig)
-	if err != nil {
-		return nil, err
-	}
-	kubeconfig, err := clientcmd.Write(*config)
+	kubeconfig, err := m.InlineKubeconfig()
 	if err != nil {
 		return nil, err
 	}

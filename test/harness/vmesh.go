@@ -110,3 +110,17 @@ func (v *Vmesh) Kubeconfig(ctx context.Context, cluster string) (string, error) 
 	}
 	return path, os.WriteFile(path, kubeconfig, 0o600)
 }
+
+// Home makes a virtual cluster the home of its mesh's control planes, and returns when it has the mesh's settings.
+func (v *Vmesh) Home(ctx context.Context, mesh, cluster string) error {
+	patch := fmt.Sprintf(`{"spec":{"home":{"virtualCluster":%q}}}`, cluster)
+	for _, args := range [][]string{
+		{"patch", "mesh", mesh, "--type=merge", "--patch", patch},
+		{"wait", "mesh", mesh, "--for=condition=HomeReady", "--timeout=60s"},
+	} {
+		if out, err := Kubectl(ctx, v.AdminKubeconfig, "", args...); err != nil {
+			return fmt.Errorf("giving mesh %s a home: %w: %s", mesh, err, out)
+		}
+	}
+	return nil
+}

@@ -34,8 +34,7 @@ func startHome(ctx context.Context, t *testing.T) *mesh {
 	harness.StopAfter(t, m.vmesh.Stop)
 	m.kubeconfig, err = m.vmesh.Kubeconfig(ctx, "default")
 	must(err)
-	m.patch(ctx, t, `{"spec":{"home":{"virtualCluster":"default"}}}`)
-	m.condition(ctx, t, v1alpha1.ConditionHomeReady, metav1.ConditionTrue, "Written", "")
+	must(m.vmesh.Home(ctx, "default", "default"))
 
 	var backends [2]*traffic.Backend
 	for i, version := range []string{"v1", "v2"} {

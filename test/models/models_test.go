@@ -249,6 +249,7 @@ func TestAMeshGrowsFromModelToModel(t *testing.T) {
 	w.root("patch", "mesh", "default", "--type=merge", "-p", `{"spec": {"home": {"virtualCluster": "default"}}}`)
 	w.condition("HomeReady", "True")
 	w.member("east", 1)
+	w.member("west", 2) // which has not joined, but is there: clients could call it
 	w.istiod("one", "")
 	w.join("east")
 	east := w.dial("east", "one")
@@ -256,14 +257,13 @@ func TestAMeshGrowsFromModelToModel(t *testing.T) {
 	fromEast := w.callOn("east", east)
 
 	// Several clusters, one control plane.
-	w.member("west", 2)
 	w.join("west")
 	w.answers(east, "east", "west")
 	west := w.dial("west", "one")
 	w.answers(west, "east", "west")
 	fromWest := w.callOn("west", west)
 
-	// What a team writes is for all clusters: here, that calls stay near. It is distributed when it says so.
+	// What the platform settles is for all clusters: here, that calls stay near.
 	w.root("patch", "mesh", "default", "--type=merge", "-p", `{"spec": {"locality": {"localFirst": true}}}`)
 	w.answers(east, "east")
 	w.answers(west, "west")
@@ -277,6 +277,7 @@ func TestAMeshGrowsFromModelToModel(t *testing.T) {
 
 	// The control plane of west dies: calls of west go on as they were, and what changes does so for east alone.
 	w.must(w.istiods["two"].Kill())
+	w.must(harness.Apply(ctx, w.kubeconfig, "apiVersion: v1\nkind: Namespace\nmetadata: {name: demo}\n"))
 	w.must(harness.Apply(ctx, w.kubeconfig, allTo("west")))
 	w.answers(east, "west")
 	w.answers(westOfTwo, "west")

@@ -4,6 +4,7 @@ package network
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,20 +14,22 @@ import (
 	"testing"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
-
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 	"github.com/vmesh-io/vmesh/test/harness"
 	"github.com/vmesh-io/vmesh/test/traffic"
 )
 
-// shared is what all tests have: a vmesh and three members. The pods of east and apart have the same addresses.
+// The networks of the mesh: east and west share one, and the pods of apart, in the other, have the same addresses as those of east.
+const coast, island = "coast", "island"
+
+// home is the virtual cluster where the mesh's istiod lives.
+const home = "mesh-home"
+
+// shared is what all tests have: a mesh of three members, kept by a vmesh, and its istiod.
 var shared struct {
 	dir               string
-	etcd              *harness.Etcd
 	vmesh             *harness.Vmesh
+	istiod            *harness.Istiod
 	east, west, apart *harness.Member
 }
 
@@ -48,117 +51,120 @@ func run(m *testing.M) (code int, err error) {
 		defer cancel()
 		err = errors.Join(err, stop(ctx))
 	}
-	if shared.etcd, err = harness.StartEtcd(ctx, harness.EtcdOptions{Dir: filepath.Join(shared.dir, "etcd")}); err != nil {
+	etcd, err := harness.StartEtcd(ctx, harness.EtcdOptions{Dir: filepath.Join(shared.dir, "etcd")})
+	if err != nil {
 		return 1, err
 	}
-	defer func() { stop(shared.etcd.Stop) }()
-	if shared.vmesh, err = harness.StartVmesh(ctx, harness.VmeshOptions{DataDir: filepath.Join(shared.dir, "vmesh")}); err != nil {
+	defer func() { stop(etcd.Stop) }()
+	if shared.vmesh, err = harness.StartVmesh(ctx, harness.VmeshOptions{
+		DataDir: filepath.Join(shared.dir, "vmesh"), ExtraArgs: []string{"--member-check-interval", "300ms"},
+	}); err != nil {
 		return 1, err
 	}
 	defer func() { stop(shared.vmesh.Stop) }()
+	if err := harness.Apply(ctx, shared.vmesh.AdminKubeconfig, fmt.Sprintf(`
+apiVersion: vmesh.io/v1alpha1
+kind: VirtualCluster
+metadata: {name: %[1]s}
+---
+apiVersion: vmesh.io/v1alpha1
+kind: Mesh
+metadata: {name: default}
+spec:
+  home: {virtualCluster: %[1]s}
+  networks: [{name: coast}, {name: island}]
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: vmesh-system}
+`, home)); err != nil {
+		return 1, err
+	}
 	for _, member := range []struct {
-		into **harness.Member
+		into    **harness.Member
+		network string
 		harness.MemberOptions
 	}{
-		{&shared.east, harness.MemberOptions{Name: "east", Index: 1}},
-		{&shared.west, harness.MemberOptions{Name: "west", Index: 2}},
-		{&shared.apart, harness.MemberOptions{Name: "apart", Index: 3, PodIndex: 1}},
+		{&shared.east, coast, harness.MemberOptions{Name: "east", Index: 1}},
+		{&shared.west, coast, harness.MemberOptions{Name: "west", Index: 2}},
+		{&shared.apart, island, harness.MemberOptions{Name: "apart", Index: 3, PodIndex: 1}},
 	} {
-		member.Dir, member.EtcdURL = filepath.Join(shared.dir, member.Name), shared.etcd.URL
+		member.Dir, member.EtcdURL = filepath.Join(shared.dir, member.Name), etcd.URL
 		started, err := harness.StartMember(ctx, member.MemberOptions)
 		if err != nil {
 			return 1, err
 		}
 		defer func() { stop(started.Close) }()
 		*member.into = started
+		if err := join(ctx, started, member.network); err != nil {
+			return 1, err
+		}
 	}
+	if _, err := harness.Kubectl(ctx, shared.vmesh.AdminKubeconfig, "", "wait", "--for=condition=HomeReady", "--timeout=60s", "mesh/default"); err != nil {
+		return 1, err
+	}
+	kubeconfig, err := shared.vmesh.Kubeconfig(ctx, home)
+	if err != nil {
+		return 1, err
+	}
+	if shared.istiod, err = harness.StartIstiod(ctx, harness.IstiodOptions{
+		Dir: filepath.Join(shared.dir, "istiod"), Kubeconfig: kubeconfig, Home: true, Debounce: 10 * time.Millisecond,
+	}); err != nil {
+		return 1, err
+	}
+	defer func() { stop(shared.istiod.Stop) }()
 	return m.Run(), nil
 }
 
-// mesh is an istiod that reads all it knows from a virtual cluster of its own and from members.
-type mesh struct {
-	*harness.Istiod
-	home kubernetes.Interface
-}
-
-// settings are the two keys of config map istio.
-type settings struct {
-	Mesh     map[string]any
-	Networks map[string]any
-}
-
-// startMesh starts the istiod of a mesh with those members.
-func startMesh(ctx context.Context, t *testing.T, s settings, members ...*harness.Member) *mesh {
-	t.Helper()
-	name := strings.ToLower(t.Name())
-	name = name[len(name)-min(len(name), 40):]
-	vc := fmt.Sprintf("apiVersion: vmesh.io/v1alpha1\nkind: VirtualCluster\nmetadata: {name: %s}\nspec: {}\n", name)
-	must(t, harness.Apply(ctx, shared.vmesh.AdminKubeconfig, vc))
-	_, err := harness.Kubectl(ctx, shared.vmesh.AdminKubeconfig, "", "wait", "--for=condition=Ready", "--timeout=60s", "virtualcluster/"+name)
-	must(t, err)
-	kubeconfig, err := shared.vmesh.Kubeconfig(ctx, name)
-	must(t, err)
-	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
-	must(t, err)
-	m := &mesh{}
-	m.home, err = kubernetes.NewForConfig(config)
-	must(t, err)
-	must(t, harness.Apply(ctx, kubeconfig, "apiVersion: v1\nkind: Namespace\nmetadata: {name: istio-system}\n"))
-	m.settle(ctx, t, s)
-	for _, member := range members {
-		m.join(ctx, t, member)
+// join has a member belong to the mesh.
+func join(ctx context.Context, member *harness.Member, network string) error {
+	kubeconfig, err := member.InlineKubeconfig()
+	if err != nil {
+		return err
 	}
-	m.Istiod, err = harness.StartIstiod(ctx, harness.IstiodOptions{
-		Dir: t.TempDir(), Kubeconfig: kubeconfig, Debounce: 10 * time.Millisecond,
-		// Without the files, it reads the config map.
-		ExtraArgs: []string{"--meshConfig", filepath.Join(shared.dir, "no-mesh"), "--networksConfig", filepath.Join(shared.dir, "no-networks")},
-	})
+	return harness.Apply(ctx, shared.vmesh.AdminKubeconfig, fmt.Sprintf(`
+apiVersion: v1
+kind: Secret
+metadata: {name: %[1]s, namespace: vmesh-system}
+data: {kubeconfig: %[3]s}
+---
+apiVersion: vmesh.io/v1alpha1
+kind: MemberCluster
+metadata: {name: %[1]s}
+spec: {network: %[2]s, access: {secret: %[1]s}}
+`, member.Name, network, base64.StdEncoding.EncodeToString(kubeconfig)))
+}
+
+// settle gives the networks gateways, as the Mesh has them.
+func settle(ctx context.Context, t *testing.T, coastGateways, islandGateways []v1alpha1.MeshNetworkGateway) {
+	t.Helper()
+	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"networks": []v1alpha1.MeshNetwork{
+		{Name: coast, Gateways: coastGateways}, {Name: island, Gateways: islandGateways},
+	}}})
 	must(t, err)
-	harness.StopAfter(t, m.Stop)
+	_, err = harness.Kubectl(ctx, shared.vmesh.AdminKubeconfig, "", "patch", "mesh", "default", "--type=merge", "--patch", string(patch))
+	must(t, err)
+}
+
+// begin has no network a gateway, and shows the logs of a test that fails.
+func begin(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	t.Cleanup(cancel)
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("istiod's log:\n%s", logOf(m.LogFile()))
+			t.Logf("istiod's log:\n%s", logOf(shared.istiod.LogFile()))
+			t.Logf("vmesh's log:\n%s", logOf(shared.vmesh.LogFile()))
 		}
 	})
-	return m
-}
-
-// settle writes the settings.
-func (m *mesh) settle(ctx context.Context, t *testing.T, s settings) {
-	t.Helper()
-	config := map[string]any{"configSources": []any{map[string]any{"address": "xds://" + shared.vmesh.XDSAddress, "tlsSettings": map[string]any{"mode": "DISABLE"}}}}
-	for key, value := range s.Mesh {
-		config[key] = value
-	}
-	meshConfig, err := json.Marshal(config)
-	must(t, err)
-	networks, err := json.Marshal(map[string]any{"networks": s.Networks})
-	must(t, err)
-	configMap := &corev1.ConfigMap{
-		ObjectMeta: metav1.ObjectMeta{Name: "istio", Namespace: "istio-system"},
-		Data:       map[string]string{"mesh": string(meshConfig), "meshNetworks": string(networks)},
-	}
-	maps := m.home.CoreV1().ConfigMaps("istio-system")
-	if _, err := maps.Update(ctx, configMap, metav1.UpdateOptions{}); err == nil {
-		return
-	}
-	_, err = maps.Create(ctx, configMap, metav1.CreateOptions{})
-	must(t, err)
-}
-
-// join gives istiod access to a member.
-func (m *mesh) join(ctx context.Context, t *testing.T, member *harness.Member) {
-	t.Helper()
-	secret, err := member.RemoteSecret()
-	must(t, err)
-	_, err = m.home.CoreV1().Secrets(secret.Namespace).Create(ctx, secret, metav1.CreateOptions{})
-	must(t, err)
+	settle(ctx, t, nil, nil)
+	return ctx
 }
 
 // dial is a client at a place, which ends with the test.
-func (m *mesh) dial(t *testing.T, place traffic.Place, target string) *traffic.Client {
+func dial(t *testing.T, place traffic.Place, target string) *traffic.Client {
 	t.Helper()
-	client, err := traffic.DialPlaced(m.GRPCAddress, place, target)
+	client, err := traffic.DialPlaced(shared.istiod.GRPCAddress, place, target)
 	must(t, err)
 	t.Cleanup(func() {
 		if err := client.Close(); err != nil {

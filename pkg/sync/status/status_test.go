@@ -97,6 +97,7 @@ func look(t *testing.T, r *Reporter) {
 func TestStatusIsWrittenWhenItChanges(t *testing.T) {
 	w := &world{snapshots: []*snapshot.Snapshot{{Mesh: "m", VirtualClusters: 3, Lists: []*snapshot.List{snapshot.Empty}}}}
 	w.status.Conditions = []metav1.Condition{{Type: "Other", Status: metav1.ConditionTrue}}
+	w.status.Home, w.status.Networks = &v1alpha1.MeshHomeStatus{Namespace: "x"}, []v1alpha1.MeshNetworkStatus{{Name: "y"}}
 	r, clock := newReporter(w)
 	look(t, r)
 	look(t, r)
@@ -109,6 +110,9 @@ func TestStatusIsWrittenWhenItChanges(t *testing.T) {
 	}
 	if meta.FindStatusCondition(w.status.Conditions, "Other") == nil {
 		t.Error("a condition of somebody else is gone")
+	}
+	if w.status.Home == nil || len(w.status.Networks) != 1 {
+		t.Error("what somebody else tells is gone")
 	}
 	since := ready.LastTransitionTime
 	clock.Step(time.Minute)

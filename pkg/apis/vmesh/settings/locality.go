@@ -64,7 +64,8 @@ func Failover(l *v1alpha1.MeshLocality) map[string]any {
 	}
 	errors := int64(cmp.Or(ptr.Deref(o.ConsecutiveErrors, 0), 5))
 	return map[string]any{
-		"host": FailoverHost,
+		"host":     FailoverHost,
+		"exportTo": []any{"*"}, // whatever the mesh's default is
 		"trafficPolicy": map[string]any{"outlierDetection": map[string]any{
 			"consecutive5xxErrors": errors,
 			"interval":             seconds(interval),
