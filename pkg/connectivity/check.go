@@ -346,13 +346,13 @@ func problem(reason Reason, from, to string, services []Service, of int) Problem
 	}
 	switch reason {
 	case NoGateway:
-		p.Message = network + " has no gateway that the control plane knows: its proxies are told of endpoints that they do not reach"
+		p.Message = "the control plane knows no gateway of " + network + ": proxies are told of its endpoints as if they reached those; give it one in the Mesh's spec.networks"
 	case NoNetwork:
-		p.Message = "the members of " + network + " have none: proxies are told of their endpoints as if those were in their own"
+		p.Message = "proxies are told of the endpoints of members without a network as if those were in their own; give these members one in their spec.network"
 	case NoMutualTLS:
 		p.Message = "no endpoint in " + network + " takes mutual TLS (label security.istio.io/tlsMode of pods, PeerAuthentication): gateways pass nothing else on"
 	case NotTold:
-		p.Message = "the endpoints in " + network + " are not told of"
+		p.Message = "proxies are not told of the endpoints in " + network + ", nor of a gateway for them"
 	}
 	for _, s := range services {
 		p.Services = append(p.Services, s.String())

@@ -9,38 +9,15 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/interop/grpc_testing"
-
-	"github.com/vmesh-io/vmesh/test/harness"
 )
 
-// away takes a member's remote secret away until the test ends, or back is called.
-func away(ctx context.Context, t *testing.T, m *harness.Member) (back func()) {
-	t.Helper()
-	must(t, leave(ctx, m))
-	done := false
-	back = func() {
-		if done {
-			return
-		}
-		done = true
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		if err := join(ctx, m); err != nil {
-			t.Error(err)
-		}
-	}
-	t.Cleanup(back)
-	return back
-}
-
-// TestAClusterIsDrainedWithoutAFailedCall: what a drain does is to take the member's remote secret away from the home, and
-// its end to put it back.
 func TestAClusterIsDrainedWithoutAFailedCall(t *testing.T) {
 	ctx, ns := start(t)
 	serve(ctx, t, shared.east, ns, "eu-1")
 	serve(ctx, t, shared.west, ns, "eu-2")
 	serve(ctx, t, shared.south, ns, "ap-1")
 	atEast, atWest, atSouth := from(t, shared.east, ns, "eu-1"), from(t, shared.west, ns, "eu-2"), from(t, shared.south, ns, "ap-1")
+	sees(ctx, t, ns, "east=1 south=1 west=1")
 	thirds, halves := share{"east": 33.3, "west": 33.3, "south": 33.3}, share{"east": 50, "south": 50}
 	for _, c := range []struct {
 		name  string
@@ -68,7 +45,7 @@ func TestAClusterIsDrainedWithoutAFailedCall(t *testing.T) {
 			goes(ctx, t, "from west before", atWest, w1)
 			goes(ctx, t, "from south before", atSouth, s1)
 			load := startLoad(ctx, atEast, atWest, atSouth)
-			back := away(ctx, t, shared.west)
+			back := drained(ctx, t, shared.west)
 			goes(ctx, t, "from east drained", atEast, e2)
 			goes(ctx, t, "from west drained", atWest, w2)
 			goes(ctx, t, "from south drained", atSouth, s2)
@@ -105,6 +82,7 @@ func TestCallsUnderWayEndWhereTheyBegan(t *testing.T) {
 	west := serve(ctx, t, shared.west, ns, "eu-2")
 	client := from(t, shared.east, ns, "eu-1")
 	goes(ctx, t, "before", client, share{"east": 50, "west": 50})
+	sees(ctx, t, ns, "east=1 west=1")
 	rule(ctx, t, ns, "--prefer", "west")
 	goes(ctx, t, "west alone", client, share{"west": 100})
 
@@ -143,7 +121,7 @@ func TestCallsUnderWayEndWhereTheyBegan(t *testing.T) {
 			t.Fatal("no call came to west")
 		}
 	}
-	back := away(ctx, t, shared.west)
+	back := drained(ctx, t, shared.west)
 	waitFor(ctx, t, "new calls go to east", func() error {
 		ctx, cancel := context.WithTimeout(ctx, time.Second) // those that still come to west are held
 		defer cancel()
@@ -174,7 +152,7 @@ func TestWhatOnlyADrainedClusterServesIsGone(t *testing.T) {
 	serve(ctx, t, shared.west, ns, "eu-2")
 	atWest := from(t, shared.west, ns, "eu-2")
 	goes(ctx, t, "before", atWest, share{"west": 100})
-	back := away(ctx, t, shared.west)
+	back := drained(ctx, t, shared.west)
 	waitFor(ctx, t, "its own callers lose it, too", func() error {
 		counts := atWest.Counts(ctx, 20, nil)
 		if counts.Failed < 20 {
