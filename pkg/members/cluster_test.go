@@ -238,23 +238,26 @@ func (s *store) WriteSecret(_ context.Context, cluster string, secret *corev1.Se
 	}
 	at := placement{cluster, secret.Namespace, secret.Name}
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	has := s.secrets[at]
 	switch {
 	case secret.ResourceVersion == "" && has != nil:
-		s.mu.Unlock()
 		return errors.NewAlreadyExists(schema.GroupResource{Resource: "secrets"}, secret.Name)
 	case secret.ResourceVersion != "" && (has == nil || has.ResourceVersion != secret.ResourceVersion):
-		s.mu.Unlock()
 		return errors.NewConflict(schema.GroupResource{Resource: "secrets"}, secret.Name, fmt.Errorf("changed"))
 	}
-	s.mu.Unlock()
-	s.putSecret(cluster, secret)
+	s.put(cluster, secret)
 	return nil
 }
 
 // putSecret is anybody's write.
 func (s *store) putSecret(cluster string, secret *corev1.Secret) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.put(cluster, secret)
+}
+
+func (s *store) put(cluster string, secret *corev1.Secret) {
 	next := secret.DeepCopy()
 	s.revision++
 	next.ResourceVersion = strconv.Itoa(s.revision)
@@ -267,8 +270,7 @@ func (s *store) putSecret(cluster string, secret *corev1.Secret) {
 	}
 	s.secrets[at] = next
 	s.log = append(s.log, "write "+cluster+"/"+next.Name)
-	s.mu.Unlock()
-	s.tell(kind, cluster, next)
+	s.tell(kind, cluster, next) // locked, as in all that follow: changes are told in their order
 }
 
 func (s *store) tell(kind watch.EventType, cluster string, secret *corev1.Secret) {
@@ -297,10 +299,10 @@ func (s *store) dropSecret(at placement) {
 	has := s.secrets[at]
 	delete(s.secrets, at)
 	s.log = append(s.log, "delete "+at.cluster+"/"+at.name)
-	s.mu.Unlock()
 	if has != nil {
 		s.tell(watch.Deleted, at.cluster, has)
 	}
+	s.mu.Unlock()
 }
 
 func (s *store) HasNamespace(_ context.Context, cluster, namespace string) (bool, error) {
@@ -319,8 +321,8 @@ func (s *store) UpdateStatus(_ context.Context, name string, uid types.UID, chan
 	change(&m.Status)
 	s.members[name] = m
 	s.writes++
-	s.mu.Unlock()
 	s.tellMember(watch.Modified, m)
+	s.mu.Unlock()
 	return nil
 }
 
@@ -362,8 +364,8 @@ func (s *store) join(name string, keys map[string][]byte, change ...func(*v1alph
 		f(m)
 	}
 	s.members[name] = m
-	s.mu.Unlock()
 	s.tellMember(watch.Added, m)
+	s.mu.Unlock()
 }
 
 // access writes the Secret of a member.
@@ -380,16 +382,16 @@ func (s *store) change(name string, f func(*v1alpha1.MemberCluster)) {
 	f(m)
 	m.Generation++
 	s.members[name] = m
-	s.mu.Unlock()
 	s.tellMember(watch.Modified, m)
+	s.mu.Unlock()
 }
 
 func (s *store) leave(name string) {
 	s.mu.Lock()
 	m := s.members[name]
 	delete(s.members, name)
-	s.mu.Unlock()
 	s.tellMember(watch.Deleted, m)
+	s.mu.Unlock()
 }
 
 // mesh changes the mesh default.

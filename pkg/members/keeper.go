@@ -323,8 +323,12 @@ func (c secretChanges) Changed(t watch.EventType, o *object.Object, _ uint64) {
 	}
 	c.keeper.mu.Lock()
 	member := c.place(t, o)
+	left := t != watch.Deleted && c.keeper.members[member] == nil
 	c.keeper.mu.Unlock()
-	if member != "" {
+	switch {
+	case member != "" && left:
+		c.keeper.awaken() // written before it left, and seen only now
+	case member != "":
 		c.keeper.poke(func(m *v1alpha1.MemberCluster) bool { return m.Name == member })
 	}
 }

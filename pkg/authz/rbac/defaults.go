@@ -247,7 +247,7 @@ func DefaultClusterRoles() []*rbacv1.ClusterRole {
 				rule(read, "coordination.k8s.io", "leases"),
 				rule(read, "networking.k8s.io", "ingressclasses"),
 				rule(read, rbacv1.GroupName, rbacv1.ResourceAll),
-				rule(read, "vmesh.io", "meshes", "meshes/status", "virtualclusters", "virtualclusters/status"),
+				rule(read, "vmesh.io", "memberclusters", "memberclusters/status", "meshes", "meshes/status", "virtualclusters", "virtualclusters/status"),
 			),
 		},
 	}
