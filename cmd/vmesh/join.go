@@ -121,7 +121,7 @@ The exit code is 0 if the member is ready (or with --wait=false has joined), 2 i
 	cmd.Flags().DurationVar(&o.timeout, "timeout", 2*time.Minute, "How long to wait at most.")
 	cmd.Flags().StringVarP(&o.output, "output", "o", "", "Print the MemberCluster: json or yaml.")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
-	_ = cmd.RegisterFlagCompletionFunc("mesh", o.root.completeMesh2)
+	_ = cmd.RegisterFlagCompletionFunc("mesh", o.root.completeMeshFlag)
 	_ = cmd.RegisterFlagCompletionFunc("network", o.completeNetwork)
 	return cmd
 }
@@ -137,8 +137,8 @@ func completeMember(root *rootAccess, cmd *cobra.Command, args []string) ([]stri
 	return root.completeNames(cmd, "memberclusters", nil)
 }
 
-// completeMesh2 completes the name of a mesh for a flag.
-func (a *rootAccess) completeMesh2(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+// completeMeshFlag completes the name of a mesh for a flag.
+func (a *rootAccess) completeMeshFlag(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 	return a.completeNames(cmd, "meshes", nil)
 }
 
@@ -180,8 +180,17 @@ func (o *joinOptions) check() error {
 
 func (o *joinOptions) run(ctx context.Context) error {
 	root, err := o.root.all()
+	var others []v1alpha1.MemberCluster
 	var mesh *v1alpha1.Mesh
 	if err == nil {
+		others, err = root.members(ctx)
+	}
+	if err == nil {
+		for i := range others {
+			if others[i].Name == o.name && !o.given("mesh") {
+				o.mesh = others[i].Spec.Mesh
+			}
+		}
 		mesh, err = root.mesh(ctx, o.mesh)
 	}
 	if err != nil && !o.print {
@@ -204,10 +213,6 @@ func (o *joinOptions) run(ctx context.Context) error {
 		return err
 	}
 	member, err := o.member.client(root.config)
-	if err != nil {
-		return err
-	}
-	others, err := root.members(ctx)
 	if err != nil {
 		return err
 	}
@@ -492,13 +497,13 @@ func (o *joinOptions) keepMember(ctx context.Context, root *rootClient, uid stri
 		switch {
 		case absent:
 			how = "created"
-			return write(ctx, root.RESTClient.Post().Resource("memberclusters"), &present)
+			return write(ctx, root.RESTClient.Post().Resource("memberclusters").Param("fieldManager", joinManager), &present)
 		case equality.Semantic.DeepEqual(before, &present):
 			how = "unchanged"
 			return nil
 		}
 		how = "updated"
-		return write(ctx, root.RESTClient.Put().Resource("memberclusters").Name(o.name), &present)
+		return write(ctx, root.RESTClient.Put().Resource("memberclusters").Name(o.name).Param("fieldManager", joinManager), &present)
 	})
 	if err != nil {
 		return fmt.Errorf("%s in the root: %w%s", what, err, accessRemedy(err))
@@ -620,12 +625,15 @@ func (o *joinOptions) printMember(m *v1alpha1.MemberCluster, why string) error {
 	if o.output == "" {
 		what := "has joined"
 		if o.wait && why == "" {
-			what = fmt.Sprintf("is ready in mesh %s: services %d, endpoints %d, nodes %d", m.Spec.Mesh, m.Status.Services, m.Status.Endpoints, m.Status.Nodes)
+			what = "is ready in mesh " + m.Spec.Mesh
+			if meta.IsStatusConditionTrue(m.Status.Conditions, v1alpha1.ConditionDiscovered) {
+				what += fmt.Sprintf(": services %d, endpoints %d, nodes %d", m.Status.Services, m.Status.Endpoints, m.Status.Nodes)
+			}
 		}
 		_, err := fmt.Fprintf(o.out, "membercluster.%s %q %s\n", v1alpha1.GroupVersion.Group, o.name, what)
 		return err
 	}
-	m.TypeMeta = metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "MemberCluster"}
+	m.TypeMeta, m.ManagedFields = metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "MemberCluster"}, nil
 	data, err := json.MarshalIndent(m, "", "    ")
 	if err != nil {
 		return err

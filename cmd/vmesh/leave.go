@@ -129,6 +129,9 @@ func (o *leaveOptions) run(ctx context.Context) error {
 			o.say("Warning: %s", w)
 		}
 	}
+	if member != nil && len(objects) == 0 {
+		o.say("Warning: in the cluster at %s there is nothing that a join has made", member.config.Host)
+	}
 	if err := o.confirm(m, len(objects)); err != nil {
 		return err
 	}
@@ -379,7 +382,7 @@ func (o *leaveOptions) confirm(m *v1alpha1.MemberCluster, objects int) error {
 		return errors.New("nothing was done: there is no terminal to ask on: give --yes")
 	}
 	drain := ""
-	if m != nil && o.drainTime > 0 {
+	if m != nil && o.drainTime > 0 && m.Spec.Discovery != v1alpha1.DiscoveryDisabled {
 		drain = fmt.Sprintf("drained for %s, ", o.drainTime)
 	}
 	fmt.Fprintf(o.errOut, "Member %s will be %sdeleted, and %d objects in the cluster. Go on? [y/N] ", o.name, drain, objects)
@@ -395,12 +398,12 @@ func (o *leaveOptions) confirm(m *v1alpha1.MemberCluster, objects int) error {
 
 // drain takes the member out of traffic, and gives calls under way their time.
 func (o *leaveOptions) drain(ctx context.Context, root *rootClient, m *v1alpha1.MemberCluster) error {
-	if o.drainTime == 0 || m.DeletionTimestamp != nil {
+	if o.drainTime == 0 || m.DeletionTimestamp != nil || m.Spec.Discovery == v1alpha1.DiscoveryDisabled {
 		return nil
 	}
 	if m.Spec.Drain == nil {
 		patch := fmt.Sprintf(`{"spec":{"drain":{"reason":%q}}}`, v1alpha1.ReasonLeaving)
-		err := root.RESTClient.Patch(types.MergePatchType).Resource("memberclusters").Name(o.name).Body([]byte(patch)).Do(ctx).Error()
+		err := root.RESTClient.Patch(types.MergePatchType).Resource("memberclusters").Name(o.name).Param("fieldManager", joinManager).Body([]byte(patch)).Do(ctx).Error()
 		if apierrors.IsNotFound(err) {
 			return nil
 		}

@@ -184,7 +184,8 @@ const rolesReach = 15 * time.Second
 // awaitRights waits until the user of a token has the rights that it is to have.
 func (c *memberClient) awaitRights(ctx context.Context, account string, rights []right) error {
 	var missing []right
-	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, rolesReach, true, func(ctx context.Context) (done bool, err error) {
+	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, rolesReach, true, func(context.Context) (done bool, err error) {
+		// Not within the time of waiting: at its end it is to be known what is missing.
 		missing, err = c.lacks(ctx, rights)
 		return len(missing) == 0, err
 	})
@@ -195,7 +196,7 @@ func (c *memberClient) awaitRights(ctx context.Context, account string, rights [
 	for _, r := range missing {
 		names = append(names, r.String())
 	}
-	return fmt.Errorf("service account %s/%s may not do in the member what it is to: %s: have the member's administrator apply what vmesh join --print prints",
+	return fmt.Errorf("service account %s/%s may not do in the member what it is to do: %s: have the member's administrator apply what vmesh join --print prints",
 		memberNamespace, account, strings.Join(names, ", "))
 }
 

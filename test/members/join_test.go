@@ -481,7 +481,8 @@ func TestAMistakeOfAJoinIsNamedWithARemedyAndChangesNothing(t *testing.T) {
 	j := startJoinable(t, "east", "west")
 	east, west := j.members["east"].Kubeconfig, j.members["west"].Kubeconfig
 	j.join("east", "--network", "one", "--wait=false")
-	j.root("create", "-f", j.file("bare.yaml", "apiVersion: vmesh.io/v1alpha1\nkind: Mesh\nmetadata: {name: bare}\n"))
+	j.root("create", "-f", j.file("bare.yaml", "apiVersion: vmesh.io/v1alpha1\nkind: Mesh\nmetadata: {name: bare}\n"+
+		"---\napiVersion: vmesh.io/v1alpha1\nkind: Mesh\nmetadata: {name: furnished}\nspec: {home: {virtualCluster: home}}\n"))
 	nobody := filepath.Join(j.dir, "nobody.kubeconfig")
 	j.must(j.members["west"].WriteKubeconfig(nobody, "nobody"))
 	change := func(name string, change func(*rest.Config)) string {
@@ -522,6 +523,7 @@ func TestAMistakeOfAJoinIsNamedWithARemedyAndChangesNothing(t *testing.T) {
 		}},
 		{"a cluster that has a name already", []string{"west", "--kubeconfig", east}, []string{"NAME", `member "east"`, "vmesh leave east"}},
 		{"a name that another cluster has", []string{"east", "--kubeconfig", west}, []string{"NAME", "another cluster", "vmesh leave east"}},
+		{"another mesh than it is in", []string{"east", "--kubeconfig", east, "--mesh", "furnished"}, []string{"--mesh", "belongs to mesh default", "vmesh leave east"}},
 		{"a time that is too short", []string{"west", "--kubeconfig", west, "--token-ttl", "1m"}, []string{"--token-ttl", "10m"}},
 		{"an address that is none", []string{"west", "--kubeconfig", west, "--server", "west:6443"}, []string{"--server", "https://"}},
 		{"an output that is none", []string{"west", "--kubeconfig", west, "-o", "wide"}, []string{"--output", "yaml"}},
@@ -546,6 +548,19 @@ func TestAMistakeOfAJoinIsNamedWithARemedyAndChangesNothing(t *testing.T) {
 	j.in("west", "create", "clusterrole", "vmesh-member", "--verb=get", "--resource=pods")
 	j.fails(1, []string{"clusterroles.rbac.authorization.k8s.io/vmesh-member", "not made by vmesh join"}, "join", "west", "--kubeconfig", west, "--wait=false")
 	j.in("west", "delete", "clusterrole", "vmesh-member")
+
+	// Another mesh, said once.
+	j.root("create", "-f", j.file("other.yaml", "apiVersion: vmesh.io/v1alpha1\nkind: VirtualCluster\nmetadata: {name: other}\nspec: {mesh: furnished}\n"))
+	j.join("west", "--mesh", "furnished", "--server", "https://localhost:1", "--wait=false")
+	if told := j.join("west", "--wait=false"); !strings.Contains(told, "--server is https://localhost:1, as before") || j.config("west", "istiod-kubeconfig").Host != "https://localhost:1" {
+		t.Errorf("the second join did not remember the first: %s", told)
+	}
+	if told := j.join("west", "--server", "", "--wait=false"); strings.Contains(told, "as before") || j.config("west", "kubeconfig").Host != j.members["west"].URL() {
+		t.Errorf("the third join did not forget the address: %s", told)
+	}
+	j.fails(2, []string{"has joined and is not ready", "after 1s"}, "join", "west", "--kubeconfig", west, "--server", "https://localhost:1", "--timeout", "1s")
+	j.does("leave", "west", "--keep-member-objects", "--yes", "--drain-time", "0")
+	j.in("west", "delete", "clusterroles,clusterrolebindings", "-l", "vmesh.io/member=west")
 
 	// A cluster that is gone leaves with --force, and one whose administrator wants to, with what is in it.
 	j.join("west", "--wait=false")
