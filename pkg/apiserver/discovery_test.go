@@ -190,9 +190,15 @@ func TestVirtualClustersServeTheServicesOfTheirMesh(t *testing.T) {
 		t.Error("a service of the mesh was deleted")
 	}
 	if err := in(t, root, "").RESTClient().Patch(types.MergePatchType).AbsPath("/apis/vmesh.io/v1alpha1/meshes/default").
-		Body([]byte(`{"spec":{"home":{"virtualCluster":"default"}}}`)).Do(ctx).Error(); err != nil {
+		Body([]byte(`{"spec":{"home":{"virtualCluster":"default"},"locality":{"failover":[{"from":"eu","to":"us"}]}}}`)).Do(ctx).Error(); err != nil {
 		t.Fatal(err)
 	}
+	eventually("the mesh's locality policy is told", func() bool {
+		data, err := get("other", strings.Replace(path, "shop", "bank", 1), "application/json")
+		var s v1alpha1.MeshService
+		return err == nil && json.Unmarshal([]byte(data), &s) == nil && s.Status.Traffic.Locality == "Failover" && s.Status.Traffic.From == "Mesh default" &&
+			s.Status.Traffic.OutlierDetection == "Mesh default" && len(s.Status.Traffic.Warnings) == 0 && len(s.Status.Routes) == 0
+	})
 	eventually("the home sees all", func() bool { return names("default") == "bank/reviews shop/reviews" })
 	if _, err := get("", all, "application/json"); err == nil {
 		t.Error("the root, which belongs to no mesh, serves services of one")

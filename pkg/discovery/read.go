@@ -182,6 +182,7 @@ func (s *sink) Delete(obj any) error {
 	}
 	namespace, name := o.GetNamespace(), o.GetName()
 	s.run.do(func(v *View, m *member) { v.remove(m, s.kind, namespace, name) })
+	s.run.view.metrics.event(s.kind)
 	return nil
 }
 

@@ -614,4 +614,3 @@ func (v *View) make(s *service) (Service, bool) {
 	out.Labels = commonLabels(encoded)
 	return out, true
 }
-

@@ -249,9 +249,9 @@ func TestAViewAgreesWithTheDefinition(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 11))
 	v, w := New(nil), world{}
 	pick := func(prefix string, n int) string { return fmt.Sprintf("%s%d", prefix, r.IntN(n)) }
-	client, since := map[Key]Service{}, v.version
-	_, since = v.List("m0", func(string) bool { return false })
-	for step := range 6000 {
+	client := map[Key]Service{}
+	_, since := v.List("m0", func(string) bool { return false })
+	for step := range 3000 {
 		name := pick("c", 4)
 		at := w[name]
 		switch op := r.IntN(100); {

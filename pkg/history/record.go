@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"time"
 
 	stdflate "compress/flate"
@@ -163,13 +164,21 @@ func cut(data []byte) (first, rest []byte, err error) {
 	return data[n:end:end], data[end:], nil
 }
 
+// leaderAnnotation is where client-go's leader elections write, every two seconds, into a config map:
+// an istiod that lives in a virtual cluster would fill its history by itself.
+const leaderAnnotation = "control-plane.alpha.kubernetes.io/leader"
+
 // Content is what a user wrote of an object, as canonical JSON: all but the status and
-// what the server keeps in the metadata.
+// what the server keeps in the metadata, and who is a leader.
 func Content(o *object.Object) []byte {
 	out := o.WithBody(o.BodyWithout("status"))
 	m := &out.ObjectMeta
 	m.UID, m.ResourceVersion, m.Generation, m.GenerateName, m.SelfLink = "", "", 0, "", ""
 	m.CreationTimestamp.Reset()
 	m.ManagedFields = nil
+	if _, elects := m.Annotations[leaderAnnotation]; elects {
+		m.Annotations = maps.Clone(m.Annotations)
+		delete(m.Annotations, leaderAnnotation)
+	}
 	return out.AppendJSON(make([]byte, 0, 256+len(out.Body())), o.APIVersion, o.Kind)
 }

@@ -155,6 +155,21 @@ func TestContentIsWhatAUserWrote(t *testing.T) {
 	}
 }
 
+func TestWhoIsALeaderIsNoChange(t *testing.T) {
+	contents := map[string]bool{}
+	for _, leader := range []string{"a", "b"} {
+		o := virtualService(t, `"spec":{}`)
+		o.Annotations = map[string]string{leaderAnnotation: leader, "theirs": "x"}
+		contents[string(Content(o))] = true
+		if o.Annotations[leaderAnnotation] != leader {
+			t.Error("the object itself was changed")
+		}
+	}
+	if len(contents) != 1 {
+		t.Errorf("got %v", contents)
+	}
+}
+
 // change records a change of an object by a request.
 func change(t *testing.T, before, after *object.Object, room int, adjust func(*http.Request) *http.Request) (*Record, int) {
 	t.Helper()

@@ -74,6 +74,28 @@ func TestControlPlanesAreGivenTheirOwnAccessIfThereIsOne(t *testing.T) {
 	}
 }
 
+func TestControlPlanesMayReachTheMemberElsewhere(t *testing.T) {
+	s, a := newStore(t), newAPI(t)
+	s.home("home")
+	elsewhere := func(token string) map[string][]byte {
+		return map[string][]byte{
+			v1alpha1.MemberKubeconfigKey:       a.kubeconfig(fresh(account)),
+			v1alpha1.MemberIstiodKubeconfigKey: kubeconfig("https://only-istiod-reaches-it.invalid:6443", a.authority(), token, nil),
+		}
+	}
+	bad := jwt("system:serviceaccount:istio-system:istiod", time.Now(), time.Now().Add(time.Hour), "bad")
+	a.set(func(a *api) { a.revoked[bad] = true })
+	s.join("west", elsewhere(bad))
+	s.start()
+	s.untilCondition("west", v1alpha1.ConditionAccessGiven, no, ReasonUnauthorized)
+	good := elsewhere(fresh("istio-system:istiod"))
+	s.access("west", good)
+	s.untilCondition("west", v1alpha1.ConditionReady, yes, "Ready")
+	if !bytes.Equal(s.remote("home", "west").Data["west"], good[v1alpha1.MemberIstiodKubeconfigKey]) {
+		t.Error("control planes have another access")
+	}
+}
+
 func TestAStatusIsNotWrittenAtEachLook(t *testing.T) {
 	s, _, _ := joined(t)
 	s.mu.Lock()
@@ -143,6 +165,7 @@ func TestAccessIsTakenBackForWhatSomebodyAskedForOnly(t *testing.T) {
 	s, _, _ := joined(t)
 	s.change("west", func(m *v1alpha1.MemberCluster) { m.Spec.Drain = &v1alpha1.MemberClusterDrain{Reason: "new racks"} })
 	gone(s)
+	s.until("an event tells", func() bool { return s.told("west Normal AccessWithheld: the member is drained") })
 	if c := s.untilCondition("west", v1alpha1.ConditionAccessGiven, no, ReasonDrained); !strings.Contains(c.Message, "new racks") {
 		t.Error(c.Message)
 	}
@@ -265,7 +288,7 @@ func TestWhatNeverWorkedIsNotHandedOn(t *testing.T) {
 			if s.remote("home", "west") != nil {
 				t.Error("control planes were given access")
 			}
-			s.until("an event tells of it", func() bool { return s.told("west Warning AccessGiven" + c.reason) })
+			s.until("an event tells of it", func() bool { return s.told("west Warning AccessWithheld") })
 		})
 	}
 }
@@ -580,9 +603,12 @@ func TestTheStatusHasWhatIsRead(t *testing.T) {
 		t.Errorf("%+v", status)
 	}
 	f.mu.Lock()
-	f.reading.Trouble, f.reading.Overlaps = "list of pods: forbidden", nil
+	f.reading.Trouble, f.reading.Overlaps = `pods: Get "https://x/?timeoutSeconds=17": forbidden`, nil
 	f.mu.Unlock()
-	s.untilCondition("west", v1alpha1.ConditionDiscovered, no, "Stale")
+	if c := s.untilCondition("west", v1alpha1.ConditionDiscovered, no, "Stale"); c.Message != "its services are as they were last seen: pods: forbidden" {
+		t.Error(c.Message)
+	}
+	s.until("an event tells", func() bool { return s.told("west Warning NotDiscovered") })
 	s.untilCondition("west", v1alpha1.ConditionConflicting, no, "None")
 }
 

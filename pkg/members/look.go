@@ -76,6 +76,9 @@ func (a *access) look(ctx context.Context) (sight, *Fault) {
 	if date, err := http.ParseTime(header.Get("Date")); err == nil {
 		// It is of whole seconds, cut off; half of the latency lies after it.
 		s.skew = date.Add(500 * time.Millisecond).Sub(asked.Add(s.latency / 2)).Round(time.Second)
+		if s.skew.Abs() <= time.Second+s.latency/2 {
+			s.skew = 0 // as far as can be told
+		}
 	}
 	var version struct {
 		GitVersion string `json:"gitVersion"`

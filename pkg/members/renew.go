@@ -59,6 +59,7 @@ func (c *claims) due(now time.Time) bool { return c.expires.Sub(now) < c.life()/
 func (w *worker) renewAll(ctx context.Context, m *v1alpha1.MemberCluster) {
 	now := time.Now()
 	for _, a := range w.accesses() {
+		theirs := now.Add(w.last.skew) // it is the member's clock that the token goes by
 		r := w.renewal(a.key)
 		switch {
 		case a.expires.IsZero():
@@ -73,7 +74,7 @@ func (w *worker) renewAll(ctx context.Context, m *v1alpha1.MemberCluster) {
 						fmt.Sprintf("the credential under %s expires at %s: %s", a.key, a.expires.UTC().Format(time.RFC3339), r.fault))
 				}
 			}
-		case !a.claims.due(now):
+		case !a.claims.due(theirs):
 			r.fault, r.failures = "", 0
 		case w.failures > 0 || now.Before(r.retryAt):
 			// There is nobody to ask, or it is too soon to ask again.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"time"
 
@@ -26,6 +27,10 @@ const (
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
+// request is what Go puts before the cause of a request's failure. In a watch's it is never the same twice, and a status that
+// quoted it would be written over and over.
+var request = regexp.MustCompile(`\b(Get|Post) "[^"]*": `)
+
 // conditions say how the member is.
 func (w *worker) conditions(m *v1alpha1.MemberCluster, given metav1.Condition, reading *Reading) []metav1.Condition {
 	condition := func(kind string, status metav1.ConditionStatus, reason, message string) metav1.Condition {
@@ -38,13 +43,17 @@ func (w *worker) conditions(m *v1alpha1.MemberCluster, given metav1.Condition, r
 
 	discovered := condition(v1alpha1.ConditionDiscovered, metav1.ConditionUnknown, "NotRead", "nobody reads its services here")
 	if reading != nil {
+		trouble := request.ReplaceAllString(reading.Trouble, "")
+		if w.down != nil && trouble != "" {
+			trouble = w.down.Message
+		}
 		switch {
 		case w.own == nil && !reading.Synced:
 			discovered = condition(v1alpha1.ConditionDiscovered, metav1.ConditionFalse, "NoAccess", "its services cannot be read without access to it")
 		case reading.Trouble != "" && reading.Synced:
-			discovered = condition(v1alpha1.ConditionDiscovered, metav1.ConditionFalse, "Stale", "its services are as they were last seen: "+reading.Trouble)
+			discovered = condition(v1alpha1.ConditionDiscovered, metav1.ConditionFalse, "Stale", "its services are as they were last seen: "+trouble)
 		case reading.Trouble != "":
-			discovered = condition(v1alpha1.ConditionDiscovered, metav1.ConditionFalse, "Failing", "its services could not be read yet: "+reading.Trouble)
+			discovered = condition(v1alpha1.ConditionDiscovered, metav1.ConditionFalse, "Failing", "its services could not be read yet: "+trouble)
 		case !reading.Synced:
 			discovered = condition(v1alpha1.ConditionDiscovered, metav1.ConditionFalse, "Reading", "its services are being read")
 		default:
@@ -87,14 +96,23 @@ func (w *worker) report(ctx context.Context, m *v1alpha1.MemberCluster, given me
 	}
 	now := time.Now()
 	conditions := w.conditions(m, given, reading)
-	var transitions []metav1.Condition
+	type transition struct {
+		from *metav1.Condition
+		to   metav1.Condition
+	}
+	var transitions []transition
 	change := func(s *v1alpha1.MemberClusterStatus) {
 		transitions = nil
 		for _, c := range conditions {
 			c.ObservedGeneration = m.Generation
 			old := meta.FindStatusCondition(s.Conditions, c.Type)
 			if old == nil || old.Status != c.Status || old.Reason != c.Reason {
-				transitions = append(transitions, c)
+				t := transition{to: c}
+				if old != nil {
+					was := *old
+					t.from = &was
+				}
+				transitions = append(transitions, t)
 			}
 			if old != nil && old.Status != c.Status && c.Type == v1alpha1.ConditionReachable && !w.awaySince.IsZero() {
 				c.LastTransitionTime = metav1.NewTime(w.awaySince)
@@ -135,8 +153,8 @@ func (w *worker) report(ctx context.Context, m *v1alpha1.MemberCluster, given me
 		return err
 	}
 	w.written, w.writtenG, w.softAt = written, m.Generation, now
-	for _, c := range transitions {
-		w.event(ctx, m, c)
+	for _, t := range transitions {
+		w.event(ctx, m, t.from, t.to)
 	}
 	return nil
 }
@@ -160,27 +178,31 @@ func (w *worker) worthWriting(next *v1alpha1.MemberClusterStatus, generation int
 	return !equality.Semantic.DeepEqual(was, is)
 }
 
-// event tells of a condition that has changed.
-func (w *worker) event(ctx context.Context, m *v1alpha1.MemberCluster, c metav1.Condition) {
-	good := metav1.ConditionTrue
-	switch c.Type {
-	case v1alpha1.ConditionReachable, v1alpha1.ConditionAccessGiven:
-	case v1alpha1.ConditionConflicting:
-		if good = metav1.ConditionFalse; c.Status == good {
-			return // as it was from the beginning; Ready tells when it is so again
+// event tells of a condition that has changed. A reason alone that is another is worth it if something is wrong.
+func (w *worker) event(ctx context.Context, m *v1alpha1.MemberCluster, old *metav1.Condition, c metav1.Condition) {
+	kind, reason := corev1.EventTypeWarning, c.Reason
+	same := old != nil && old.Status == c.Status
+	switch {
+	case c.Type == v1alpha1.ConditionReachable && c.Status == metav1.ConditionTrue:
+		kind, reason = corev1.EventTypeNormal, "Reachable"
+	case c.Type == v1alpha1.ConditionReachable:
+	case c.Type == v1alpha1.ConditionAccessGiven && c.Status == metav1.ConditionTrue:
+		if same {
+			return // they keep what they have, and Reachable tells why that is worth a word
 		}
-	case v1alpha1.ConditionDiscovered:
-		if c.Status != metav1.ConditionFalse || c.Reason == "Reading" {
-			return
+		kind, reason = corev1.EventTypeNormal, "AccessGiven"
+	case c.Type == v1alpha1.ConditionAccessGiven:
+		if reason = "AccessWithheld"; c.Reason == ReasonDrained || c.Reason == ReasonDiscoveryDisabled {
+			kind = corev1.EventTypeNormal
 		}
+	case c.Type == v1alpha1.ConditionConflicting && c.Status == metav1.ConditionTrue:
+		reason = "Conflicting"
+	case c.Type == v1alpha1.ConditionDiscovered && c.Status == metav1.ConditionFalse && c.Reason != "Reading" && !same && w.down == nil:
+		reason = "NotDiscovered"
 	default:
 		return
 	}
-	kind := corev1.EventTypeWarning
-	if c.Status == good || c.Reason == ReasonDrained || c.Reason == ReasonDiscoveryDisabled {
-		kind = corev1.EventTypeNormal
-	}
-	w.keeper.config.Storage.Event(ctx, m.Name, m.UID, kind, c.Type+c.Reason, c.Message)
+	w.keeper.config.Storage.Event(ctx, m.Name, m.UID, kind, reason, c.Message)
 }
 
 // coarse rounds a duration to steps of about a half, so that it changes when that says something.

@@ -57,7 +57,10 @@ type worker struct {
 	identity types.UID // of the cluster that was seen last
 
 	// The accesses that the Secret gives. istiod is that of control planes, which may be vmesh's own.
-	own, istiod           *access
+	own, istiod *access
+	// probe is how the credential of control planes is tried: by their access, or where they reach the API at another address
+	// than vmesh does, with their token at vmesh's.
+	probe                 *access
 	ownFault, istiodFault *Fault
 	// verified is the kubeconfig with which control planes were last seen to be able to read.
 	verified [sha256.Size]byte
@@ -121,7 +124,7 @@ func (w *worker) run(ctx context.Context) {
 
 // closeIdle ends the connections that nobody uses.
 func (w *worker) closeIdle() {
-	for _, a := range []*access{w.own, w.istiod} {
+	for _, a := range []*access{w.own, w.istiod, w.probe} {
 		if a != nil {
 			a.client.CloseIdleConnections()
 		}
@@ -197,7 +200,14 @@ func (w *worker) read(ctx context.Context, m *v1alpha1.MemberCluster) *corev1.Se
 	}
 	if own != w.own || istiod != w.istiod {
 		w.closeIdle() // of those that are another's by now
-		w.looks = 0
+		w.looks, w.probe = 0, istiod
+		if own != nil && istiod != nil && istiod.bearer != nil && istiod.server.Host != own.server.Host {
+			if data, err := own.withToken(*istiod.bearer.token.Load()); err == nil {
+				if probe, f := parseAccess(istiod.key, data); f == nil {
+					w.probe = probe
+				}
+			}
+		}
 	}
 	if own != nil && own.shape != w.shape {
 		w.shape, w.answered, w.failures = own.shape, false, 0
@@ -263,7 +273,7 @@ func (w *worker) look(ctx context.Context) {
 	case w.own != nil && (w.failures > 0 || !w.awaySince.IsZero()):
 		w.istiodBad = w.down // there is nobody to ask
 	default:
-		_, w.istiodBad = w.lookWith(ctx, w.istiod)
+		_, w.istiodBad = w.lookWith(ctx, w.probe)
 	}
 	if w.failures > 0 || ctx.Err() != nil {
 		return
@@ -271,7 +281,7 @@ func (w *worker) look(ctx context.Context) {
 	if w.istiodBad == nil {
 		if w.verified != w.istiod.sum || w.looks%rightsEvery == 0 {
 			ctx, cancel := context.WithTimeout(ctx, w.keeper.config.Timeout)
-			w.istiodBad = w.istiod.mayRead(ctx)
+			w.istiodBad = w.probe.mayRead(ctx)
 			cancel()
 		}
 		if w.istiodBad == nil {

@@ -167,7 +167,7 @@ func TestIstiodsOwnClient(t *testing.T) {
 		}
 		return c.Spec.(*networking.VirtualService).Http[0].Route[0].Destination.Host
 	}
-	eventually(t, "the virtual service", func() bool { return destination() == "one" })
+	eventually(t, "the virtual service", func() bool { return destination() == "one.shop.svc.cluster.local" })
 	c := get("shop", "web")
 	if c.Labels["team"] != "shop" || !c.CreationTimestamp.Equal(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)) || c.ResourceVersion == "" {
 		t.Errorf("metadata %+v", c.Meta)
@@ -183,7 +183,7 @@ func TestIstiodsOwnClient(t *testing.T) {
 	}
 
 	s.change("virtualservices", watch.Modified, virtualService(t, "team", "shop", "web", "two"))
-	eventually(t, "the change", func() bool { return destination() == "two" })
+	eventually(t, "the change", func() bool { return destination() == "two.shop.svc.cluster.local" })
 	version := get("shop", "web").ResourceVersion
 	again := virtualService(t, "team", "shop", "web", "two")
 	again.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl"}}
@@ -199,7 +199,7 @@ func TestIstiodsOwnClient(t *testing.T) {
 	s.change("virtualservices", watch.Modified, broken)
 	s.change("virtualservices", watch.Deleted, virtualService(t, "team", "shop", "api", "one"))
 	eventually(t, "the deletion", func() bool { return get("shop", "api") == nil })
-	if destination() != "two" {
+	if destination() != "two.shop.svc.cluster.local" {
 		t.Errorf("the broken object's last good form is gone: %q", destination())
 	}
 

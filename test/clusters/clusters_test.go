@@ -12,11 +12,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
@@ -25,8 +25,8 @@ import (
 	"github.com/vmesh-io/vmesh/test/traffic"
 )
 
-// shared is what all tests have: three members of one network, and an istiod that is told of them by their remote
-// secrets, and of all else by a vmesh. Each test has a namespace of its own.
+// shared is what all tests have: three members of one network, which have joined the mesh of a vmesh, and an istiod that has nothing
+// but the kubeconfig of its home. Each test has a namespace of its own.
 var shared struct {
 	vmesh             *harness.Vmesh
 	istiod            *harness.Istiod
@@ -78,7 +78,7 @@ func run(m *testing.M) (code int, err error) {
 	if shared.home, err = kubernetes.NewForConfig(config); err != nil {
 		return 1, err
 	}
-	if _, err := shared.home.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "istio-system"}}, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+	if err := root(ctx, "patch", "mesh/default", "--type=merge", "-p", `{"spec":{"home":{"virtualCluster":"default"}}}`); err != nil {
 		return 1, err
 	}
 	for i, into := range []**harness.Member{&shared.east, &shared.west, &shared.south} {
@@ -93,13 +93,14 @@ func run(m *testing.M) (code int, err error) {
 				return 1, err
 			}
 		}
-		if err := join(ctx, member); err != nil {
-			return 1, err
+		join := exec.CommandContext(ctx, shared.binary, "join", name, "--kubeconfig", member.Kubeconfig, "--root-kubeconfig", shared.vmesh.AdminKubeconfig)
+		if out, err := join.CombinedOutput(); err != nil {
+			return 1, fmt.Errorf("%w: %s", err, out)
 		}
 		*into = member
 	}
 	shared.istiod, err = harness.StartIstiod(ctx, harness.IstiodOptions{
-		Dir: filepath.Join(dir, "istiod"), Kubeconfig: shared.kubeconfig, XDSAddresses: []string{shared.vmesh.XDSAddress}, Debounce: 20 * time.Millisecond,
+		Dir: filepath.Join(dir, "istiod"), Kubeconfig: shared.kubeconfig, Home: true, Debounce: 20 * time.Millisecond,
 	})
 	if err != nil {
 		return 1, err
@@ -115,22 +116,34 @@ func run(m *testing.M) (code int, err error) {
 	return code, nil
 }
 
-// join gives istiod a member's access; leave takes it away.
-func join(ctx context.Context, m *harness.Member) error {
-	secret, err := m.RemoteSecret()
-	if err != nil {
-		return err
-	}
-	_, err = shared.home.CoreV1().Secrets(secret.Namespace).Create(ctx, secret, metav1.CreateOptions{})
+// root runs kubectl in the root.
+func root(ctx context.Context, args ...string) error {
+	_, err := harness.Kubectl(ctx, shared.vmesh.AdminKubeconfig, "", args...)
 	return err
 }
 
-func leave(ctx context.Context, m *harness.Member) error {
-	secret, err := m.RemoteSecret()
-	if err != nil {
-		return err
+// until has a member's spec otherwise, until the test ends or back is called.
+func until(ctx context.Context, t *testing.T, m *harness.Member, spec, before string) (back func()) {
+	t.Helper()
+	must(t, root(ctx, "patch", "membercluster/"+m.Name, "--type=merge", "-p", spec))
+	var once sync.Once
+	back = func() {
+		once.Do(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			if err := root(ctx, "patch", "membercluster/"+m.Name, "--type=merge", "-p", before); err != nil {
+				t.Error(err)
+			}
+		})
 	}
-	return shared.home.CoreV1().Secrets(secret.Namespace).Delete(ctx, secret.Name, metav1.DeleteOptions{})
+	t.Cleanup(back)
+	return back
+}
+
+// drained drains a member until the test ends, or back is called.
+func drained(ctx context.Context, t *testing.T, m *harness.Member) (back func()) {
+	t.Helper()
+	return until(ctx, t, m, `{"spec":{"drain":{"reason":"new racks"}}}`, `{"spec":{"drain":null}}`)
 }
 
 func must(t *testing.T, err error) {
@@ -143,7 +156,7 @@ func must(t *testing.T, err error) {
 // start makes a context for a test, and a namespace in the virtual cluster that ends with it.
 func start(t *testing.T) (ctx context.Context, namespace string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	t.Cleanup(cancel)
 	namespace = strings.ToLower(t.Name()[4:])
 	namespace = namespace[:min(len(namespace), 50)]
@@ -164,6 +177,18 @@ func serve(ctx context.Context, t *testing.T, m *harness.Member, namespace, zone
 	return b
 }
 
+// sees waits until the mesh's view of service greeter has so many ready endpoints in each cluster: CLUSTER=N, by name.
+func sees(ctx context.Context, t *testing.T, namespace, want string) {
+	t.Helper()
+	waitFor(ctx, t, "the view of the service is "+want, func() error {
+		got, err := harness.Kubectl(ctx, shared.kubeconfig, "", "get", "meshservice/greeter", "-n", namespace, "-o", "jsonpath={range .status.clusters[*]}{.name}={.ready} {end}")
+		if err == nil && strings.TrimSpace(got) != want {
+			err = errors.New(got)
+		}
+		return err
+	})
+}
+
 // from is a client in a zone of a member.
 func from(t *testing.T, m *harness.Member, namespace, zone string) *traffic.Client {
 	t.Helper()
@@ -175,9 +200,9 @@ func from(t *testing.T, m *harness.Member, namespace, zone string) *traffic.Clie
 	return client
 }
 
-// calls is how many are counted. A share of p percent of them varies by 10 at most, with all but certainty (more than four
+// calls is how many are counted. A share of them in percent is within near of what it is to be, with all but certainty (more than five
 // standard deviations).
-const calls = 500
+const calls, near = 500, 12.0
 
 // share is a share of calls in percent.
 type share map[string]float64
@@ -185,7 +210,7 @@ type share map[string]float64
 // goes waits until calls of a client go where they are to go, none fails, and so it stays for as many calls.
 func goes(ctx context.Context, t *testing.T, what string, c *traffic.Client, want share) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	check := func(n int) error {
 		counts := c.Counts(ctx, n, nil)
@@ -194,7 +219,7 @@ func goes(ctx context.Context, t *testing.T, what string, c *traffic.Client, wan
 		}
 		for _, cluster := range slices.Sorted(maps.Keys(nodes)) {
 			got, want := float64(counts.ByCluster[cluster])*100/float64(n), want[cluster]
-			if near := 10.0; got < want-near || got > want+near || (want == 0 || want == 100) && got != want {
+			if got < want-near || got > want+near || (want == 0 || want == 100) && got != want {
 				return fmt.Errorf("cluster %s got %.1f %% of the calls, and is to get %.1f %%: %v", cluster, got, want, counts.ByCluster)
 			}
 		}
@@ -235,7 +260,7 @@ func vmeshMay(ctx context.Context, args ...string) (string, error) {
 // rule sets one, and waits until istiod has it.
 func rule(ctx context.Context, t *testing.T, namespace string, flags ...string) string {
 	t.Helper()
-	return vmesh(ctx, t, append([]string{"traffic", "greeter", "-n", namespace, "--clusters", "east,west,south", "--yes", "--wait"}, flags...)...)
+	return vmesh(ctx, t, append([]string{"traffic", "greeter", "-n", namespace, "--yes", "--wait"}, flags...)...)
 }
 
 // load calls without pause from several clients until it is stopped.

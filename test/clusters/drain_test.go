@@ -3,40 +3,21 @@ package clusters
 import (
 	"context"
 	"fmt"
+	"net"
 	"testing"
 	"time"
 
-	"github.com/vmesh-io/vmesh/test/harness"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/interop/grpc_testing"
 )
 
-// away takes a member's remote secret away until the test ends, or back is called.
-func away(ctx context.Context, t *testing.T, m *harness.Member) (back func()) {
-	t.Helper()
-	must(t, leave(ctx, m))
-	done := false
-	back = func() {
-		if done {
-			return
-		}
-		done = true
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		if err := join(ctx, m); err != nil {
-			t.Error(err)
-		}
-	}
-	t.Cleanup(back)
-	return back
-}
-
-// TestAClusterIsDrainedWithoutAFailedCall: what a drain does is to take the member's remote secret away from the home, and
-// its end to put it back.
 func TestAClusterIsDrainedWithoutAFailedCall(t *testing.T) {
 	ctx, ns := start(t)
 	serve(ctx, t, shared.east, ns, "eu-1")
 	serve(ctx, t, shared.west, ns, "eu-2")
 	serve(ctx, t, shared.south, ns, "ap-1")
 	atEast, atWest, atSouth := from(t, shared.east, ns, "eu-1"), from(t, shared.west, ns, "eu-2"), from(t, shared.south, ns, "ap-1")
+	sees(ctx, t, ns, "east=1 south=1 west=1")
 	thirds, halves := share{"east": 33.3, "west": 33.3, "south": 33.3}, share{"east": 50, "south": 50}
 	for _, c := range []struct {
 		name  string
@@ -64,7 +45,7 @@ func TestAClusterIsDrainedWithoutAFailedCall(t *testing.T) {
 			goes(ctx, t, "from west before", atWest, w1)
 			goes(ctx, t, "from south before", atSouth, s1)
 			load := startLoad(ctx, atEast, atWest, atSouth)
-			back := away(ctx, t, shared.west)
+			back := drained(ctx, t, shared.west)
 			goes(ctx, t, "from east drained", atEast, e2)
 			goes(ctx, t, "from west drained", atWest, w2)
 			goes(ctx, t, "from south drained", atSouth, s2)
@@ -77,13 +58,101 @@ func TestAClusterIsDrainedWithoutAFailedCall(t *testing.T) {
 	}
 }
 
+// holding answers once it is released.
+type holding struct {
+	grpc_testing.UnimplementedTestServiceServer
+	held     chan struct{} // one for each call that waits
+	released chan struct{}
+}
+
+func (h *holding) UnaryCall(ctx context.Context, _ *grpc_testing.SimpleRequest) (*grpc_testing.SimpleResponse, error) {
+	h.held <- struct{}{}
+	select {
+	case <-h.released:
+		return &grpc_testing.SimpleResponse{Username: "west"}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// TestCallsUnderWayEndWhereTheyBegan: a client closes its connections to what is drained when its calls have ended.
+func TestCallsUnderWayEndWhereTheyBegan(t *testing.T) {
+	ctx, ns := start(t)
+	serve(ctx, t, shared.east, ns, "eu-1")
+	west := serve(ctx, t, shared.west, ns, "eu-2")
+	client := from(t, shared.east, ns, "eu-1")
+	goes(ctx, t, "before", client, share{"east": 50, "west": 50})
+	sees(ctx, t, ns, "east=1 west=1")
+	rule(ctx, t, ns, "--prefer", "west")
+	goes(ctx, t, "west alone", client, share{"west": 100})
+
+	must(t, west.StopServer())
+	listener, err := net.Listen("tcp", west.Address)
+	must(t, err)
+	const calls = 5
+	h := &holding{held: make(chan struct{}, 1000), released: make(chan struct{})}
+	server := grpc.NewServer()
+	grpc_testing.RegisterTestServiceServer(server, h)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	t.Cleanup(func() {
+		server.Stop()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	answers := make(chan error, calls)
+	for range calls {
+		go func() {
+			for {
+				answer, err := client.Ask(ctx, nil)
+				if err == nil && answer.Cluster == "east" {
+					continue // until west is seen to serve again
+				}
+				answers <- err
+				return
+			}
+		}()
+	}
+	for range calls {
+		select {
+		case <-h.held:
+		case <-ctx.Done():
+			t.Fatal("no call came to west")
+		}
+	}
+	back := drained(ctx, t, shared.west)
+	waitFor(ctx, t, "new calls go to east", func() error {
+		ctx, cancel := context.WithTimeout(ctx, time.Second) // those that still come to west are held
+		defer cancel()
+		answer, err := client.Ask(ctx, nil)
+		if err == nil && answer.Cluster != "east" {
+			err = fmt.Errorf("it went to %s", answer.Cluster)
+		}
+		return err
+	})
+	goes(ctx, t, "drained", client, share{"east": 100})
+	select {
+	case err := <-answers:
+		t.Fatalf("a call under way has ended before its time: %v", err)
+	default:
+	}
+	close(h.released)
+	for range calls {
+		if err := <-answers; err != nil {
+			t.Errorf("a call under way has failed: %v", err)
+		}
+	}
+	back()
+}
+
 // TestWhatOnlyADrainedClusterServesIsGone is why one looks before.
 func TestWhatOnlyADrainedClusterServesIsGone(t *testing.T) {
 	ctx, ns := start(t)
 	serve(ctx, t, shared.west, ns, "eu-2")
 	atWest := from(t, shared.west, ns, "eu-2")
 	goes(ctx, t, "before", atWest, share{"west": 100})
-	back := away(ctx, t, shared.west)
+	back := drained(ctx, t, shared.west)
 	waitFor(ctx, t, "its own callers lose it, too", func() error {
 		counts := atWest.Counts(ctx, 20, nil)
 		if counts.Failed < 20 {

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -338,52 +337,45 @@ func TestAJoinMakesWhatIsDocumentedAndALeaveLeavesNothing(t *testing.T) {
 	}
 }
 
-// allowed are all that a token may do of what its cluster serves, but for what any user may.
-func (j *joinable) allowed(cluster string, config *rest.Config) []string {
+// mayDo are the rights of a credential by the rules of its cluster, each as "verb resource", with the name if it is of one,
+// and with the namespace if it is not of all.
+func (j *joinable) mayDo(config *rest.Config) map[string]bool {
 	j.t.Helper()
 	client, err := kubernetes.NewForConfig(config)
 	j.must(err)
-	may := func(verb, namespace, name string, gvr schema.GroupVersionResource) bool {
-		resource, subresource, _ := strings.Cut(gvr.Resource, "/")
-		review, err := client.AuthorizationV1().SelfSubjectAccessReviews().Create(j.ctx, &authorizationv1.SelfSubjectAccessReview{
-			Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &authorizationv1.ResourceAttributes{
-				Verb: verb, Group: gvr.Group, Resource: resource, Subresource: subresource, Namespace: namespace, Name: name,
-			}},
-		}, metav1.CreateOptions{})
+	in := func(namespace string) map[string]bool {
+		review, err := client.AuthorizationV1().SelfSubjectRulesReviews().Create(j.ctx,
+			&authorizationv1.SelfSubjectRulesReview{Spec: authorizationv1.SelfSubjectRulesReviewSpec{Namespace: namespace}}, metav1.CreateOptions{})
 		j.must(err)
-		return review.Status.Allowed
-	}
-	var all []string
-	for gvr, r := range j.served(cluster) {
-		for _, verb := range []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection", "impersonate", "bind", "escalate", "approve", "sign"} {
-			for _, name := range []string{"", "istio", "vmesh", "istiod", "default"} {
-				for _, namespace := range []string{"", "default", "vmesh-member"} {
-					if namespace != "" && !r.Namespaced || !may(verb, namespace, name, gvr) {
-						continue
+		if review.Status.Incomplete {
+			j.t.Fatalf("the rules are not all: %s", review.Status.EvaluationError)
+		}
+		all := map[string]bool{}
+		for _, rule := range review.Status.NonResourceRules {
+			all[strings.Join(rule.Verbs, ",")+" "+strings.Join(rule.NonResourceURLs, ",")] = true
+		}
+		for _, rule := range review.Status.ResourceRules {
+			for _, group := range rule.APIGroups {
+				for _, resource := range rule.Resources {
+					for _, verb := range rule.Verbs {
+						right := verb + " " + strings.TrimSuffix(resource+"."+group, ".")
+						for _, name := range rule.ResourceNames {
+							all[right+" "+name] = true
+						}
+						if len(rule.ResourceNames) == 0 {
+							all[right] = true
+						}
 					}
-					all = append(all, strings.TrimSpace(strings.Join([]string{verb, gvr.GroupResource().String(), namespace, name}, " ")))
 				}
 			}
 		}
+		return all
 	}
-	slices.Sort(all)
-	return slices.Compact(all)
-}
-
-// rights makes lines as those of allowed of a table of verbs and resources, in all namespaces or one, of all names or one.
-func rights(served map[schema.GroupVersionResource]metav1.APIResource, namespaces, names []string, verbs string, resources ...string) (all []string) {
-	for gvr, r := range served {
-		if !slices.Contains(resources, gvr.GroupResource().String()) {
-			continue
-		}
-		for _, verb := range strings.Fields(verbs) {
-			for _, namespace := range namespaces {
-				if namespace != "" && !r.Namespaced {
-					continue
-				}
-				for _, name := range names {
-					all = append(all, strings.TrimSpace(strings.Join([]string{verb, gvr.GroupResource().String(), namespace, name}, " ")))
-				}
+	all := in("default")
+	for _, namespace := range []string{"vmesh-member", "kube-system", "istio-system"} {
+		for right := range in(namespace) {
+			if !all[right] {
+				all[right+" in "+namespace] = true
 			}
 		}
 	}
@@ -393,59 +385,95 @@ func rights(served map[schema.GroupVersionResource]metav1.APIResource, namespace
 func TestTokensOfAJoinMayDoNothingMore(t *testing.T) {
 	j := startJoinable(t, "east")
 	j.must(harness.InstallIstioCRDs(j.ctx, j.members["east"].Kubeconfig))
-	served := j.served("east")
-	anywhere, anyone := []string{"", "default", "vmesh-member"}, []string{"", "istio", "vmesh", "istiod", "default"}
-	everybody := rights(served, anywhere, anyone, "create", "selfsubjectaccessreviews.authorization.k8s.io", "selfsubjectrulesreviews.authorization.k8s.io", "selfsubjectreviews.authentication.k8s.io")
-	read := func(resources ...string) []string {
-		return rights(served, anywhere, anyone, "list watch", resources...)
-	}
-	base := read("services", "nodes", "namespaces", "endpointslices.discovery.k8s.io")
-	base = append(base, rights(served, anywhere, anyone, "get", "namespaces")...)
-	vmesh := slices.Concat(everybody, base, rights(served, []string{"vmesh-member"}, []string{"vmesh", "istiod"}, "create", "serviceaccounts/token"))
-	istiod := slices.Concat(everybody, base, read("pods", "customresourcedefinitions.apiextensions.k8s.io", "workloadentries.networking.istio.io"),
-		rights(served, anywhere, []string{"istio"}, "list watch", "configmaps"), rights(served, anywhere, anyone, "create", "tokenreviews.authentication.k8s.io"))
-	secrets := slices.Concat(read("secrets"), rights(served, anywhere, anyone, "create", "subjectaccessreviews.authorization.k8s.io"))
+	// What any service account may, these may too.
+	j.in("east", "create", "serviceaccount", "anybody", "-n", "default")
+	anybody := rest.AnonymousClientConfig(j.adminConfig(j.members["east"].Kubeconfig))
+	anybody.BearerToken = strings.TrimSpace(j.in("east", "create", "token", "anybody", "-n", "default"))
+	common := j.mayDo(anybody)
 
+	vmesh := []string{
+		"create serviceaccounts/token istiod in vmesh-member", "create serviceaccounts/token vmesh in vmesh-member", "get namespaces", "list endpointslices.discovery.k8s.io",
+		"list namespaces", "list nodes", "list services", "watch endpointslices.discovery.k8s.io", "watch namespaces", "watch nodes", "watch services",
+	}
+	istiod := []string{
+		"create tokenreviews.authentication.k8s.io", "get namespaces", "list configmaps istio", "list customresourcedefinitions.apiextensions.k8s.io", "list endpointslices.discovery.k8s.io",
+		"list gateways.gateway.networking.k8s.io", "list namespaces", "list nodes", "list pods", "list services", "list workloadentries.networking.istio.io", "watch configmaps istio",
+		"watch customresourcedefinitions.apiextensions.k8s.io", "watch endpointslices.discovery.k8s.io", "watch gateways.gateway.networking.k8s.io", "watch namespaces", "watch nodes",
+		"watch pods", "watch services", "watch workloadentries.networking.istio.io",
+	}
+	withSecrets := append([]string{"create subjectaccessreviews.authorization.k8s.io", "list secrets", "watch secrets"}, istiod...)
+	slices.Sort(withSecrets)
 	for _, c := range []struct {
-		name          string
-		args          []string
-		vmesh, istiod []string
+		name   string
+		args   []string
+		istiod []string
 	}{
-		{"by default", nil, vmesh, slices.Concat(istiod, secrets)},
-		{"without Secrets", []string{"--no-secrets"}, vmesh, istiod},
+		{"by default", nil, withSecrets},
+		{"without Secrets", []string{"--no-secrets"}, istiod},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			j.join("east", append(c.args, "--wait=false")...)
-			for key, want := range map[string][]string{"kubeconfig": c.vmesh, "istiod-kubeconfig": c.istiod} {
-				slices.Sort(want)
-				want = slices.Compact(want)
-				got := j.allowed("east", j.config("east", key))
-				for _, r := range got {
-					if _, found := slices.BinarySearch(want, r); !found {
-						t.Errorf("%s may %s, which is not documented", key, r)
+			for key, want := range map[string][]string{"kubeconfig": vmesh, "istiod-kubeconfig": c.istiod} {
+				config := j.config("east", key)
+				var got []string
+				for right := range j.mayDo(config) {
+					if !common[right] {
+						got = append(got, right)
 					}
 				}
-				for _, r := range want {
-					if _, found := slices.BinarySearch(got, r); !found {
-						t.Errorf("%s may not %s, which is documented", key, r)
-					}
+				slices.Sort(got)
+				if !slices.Equal(got, want) {
+					t.Errorf("%s may %q and not %q", key, got, want)
 				}
+				j.writesNothing(t, key, config)
 			}
 		})
 	}
+}
 
-	// What the authorizer says holds for real requests.
-	for _, key := range []string{"kubeconfig", "istiod-kubeconfig"} {
-		client, err := kubernetes.NewForConfig(j.config("east", key))
-		j.must(err)
-		_, err = client.CoreV1().Services("").List(j.ctx, metav1.ListOptions{})
-		j.must(err)
-		if err := client.CoreV1().Services("default").Delete(j.ctx, "kubernetes", metav1.DeleteOptions{}); !apierrors.IsForbidden(err) {
-			t.Errorf("%s: a delete is answered by %v", key, err)
+// writesNothing sends every write to every resource of a member, which must be forbidden but for questions that are asked by one.
+func (j *joinable) writesNothing(t *testing.T, key string, config *rest.Config) {
+	t.Helper()
+	client, err := rest.HTTPClientFor(config)
+	j.must(err)
+	questions := []string{
+		"selfsubjectaccessreviews", "selfsubjectrulesreviews", "selfsubjectreviews", // anybody's
+		"tokenreviews", "subjectaccessreviews", // istiod's
+	}
+	sent := 0
+	for gvr, r := range j.served("east") {
+		if slices.Contains(questions, gvr.Resource) {
+			continue
 		}
-		if _, err := client.CoreV1().Namespaces().Patch(j.ctx, "default", types.MergePatchType, []byte(`{"metadata":{"labels":{"a":"b"}}}`), metav1.PatchOptions{}); !apierrors.IsForbidden(err) {
-			t.Errorf("%s: a patch is answered by %v", key, err)
+		base := config.Host + "/apis/" + gvr.Group
+		if gvr.Group == "" {
+			base = config.Host + "/api"
 		}
+		resource, subresource, _ := strings.Cut(gvr.Resource, "/")
+		base += "/" + gvr.Version
+		if r.Namespaced {
+			base += "/namespaces/default"
+		}
+		for _, method := range []string{http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+			for _, at := range []string{"/" + resource, "/" + resource + "/istiod"} {
+				if subresource != "" {
+					at = "/" + resource + "/istiod/" + subresource
+				}
+				request, err := http.NewRequestWithContext(j.ctx, method, base+at, strings.NewReader("{}"))
+				j.must(err)
+				request.Header.Set("Content-Type", "application/json")
+				response, err := client.Do(request)
+				j.must(err)
+				response.Body.Close()
+				sent++
+				if response.StatusCode != http.StatusForbidden && response.StatusCode != http.StatusMethodNotAllowed {
+					t.Errorf("%s: %s %s is answered with %s", key, method, base+at, response.Status)
+				}
+			}
+		}
+	}
+	if sent < 100 {
+		t.Errorf("no more than %d writes were tried", sent)
 	}
 }
 

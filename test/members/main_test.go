@@ -34,6 +34,23 @@ import (
 // home is the virtual cluster where istiod lives.
 const home = "mesh-home"
 
+// setUp is the mesh, with the home of that name.
+const setUp = `
+apiVersion: vmesh.io/v1alpha1
+kind: VirtualCluster
+metadata: {name: %[1]s}
+---
+apiVersion: vmesh.io/v1alpha1
+kind: Mesh
+metadata: {name: default}
+spec:
+  home: {virtualCluster: %[1]s}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: vmesh-system}
+`
+
 // shared is what all tests use.
 var shared *stack
 
@@ -76,21 +93,7 @@ func (s *stack) start(ctx context.Context) (err error) {
 	}); err != nil {
 		return err
 	}
-	if err := harness.Apply(ctx, s.vmesh.AdminKubeconfig, fmt.Sprintf(`
-apiVersion: vmesh.io/v1alpha1
-kind: VirtualCluster
-metadata: {name: %[1]s}
----
-apiVersion: vmesh.io/v1alpha1
-kind: Mesh
-metadata: {name: default}
-spec:
-  home: {virtualCluster: %[1]s}
----
-apiVersion: v1
-kind: Namespace
-metadata: {name: vmesh-system}
-`, home)); err != nil {
+	if err := harness.Apply(ctx, s.vmesh.AdminKubeconfig, fmt.Sprintf(setUp, home)); err != nil {
 		return err
 	}
 	config, err := clientcmd.BuildConfigFromFlags("", s.vmesh.AdminKubeconfig)

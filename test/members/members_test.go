@@ -53,6 +53,7 @@ func TestAnIstiodReadsAMemberForAsLongAsItIsToAndNoLonger(t *testing.T) {
 	untilCondition(ctx, t, "west", v1alpha1.ConditionAccessGiven, yes, members.ReasonGiven)
 	untilCondition(ctx, t, "west", v1alpha1.ConditionReachable, yes, "Answers")
 	untilSeen(ctx, t, b.IP, true)
+	untilCondition(ctx, t, "west", v1alpha1.ConditionDiscovered, yes, "Read")
 	out, err := harness.Kubectl(ctx, shared.vmesh.AdminKubeconfig, "", "get", "membercluster/west", "-o", "wide")
 	must(t, err)
 	t.Log("\n" + out)
@@ -103,6 +104,9 @@ func TestAnIstiodReadsAMemberForAsLongAsItIsToAndNoLonger(t *testing.T) {
 		untilSeen(ctx, t, b.IP, true)
 		untilCondition(ctx, t, "west", v1alpha1.ConditionReachable, yes, "Answers")
 	})
+	out, err = harness.Kubectl(ctx, shared.vmesh.AdminKubeconfig, "", "describe", "membercluster/west")
+	must(t, err)
+	t.Log("\n" + out)
 	t.Run("it leaves, and so do they", func(t *testing.T) {
 		must(t, leave(ctx, "west"))
 		untilSeen(ctx, t, b.IP, false)
@@ -294,5 +298,14 @@ func TestAMemberIsCheckedWhenItIsWritten(t *testing.T) {
 	}
 	if _, err := apply("west", "{access: {secret: x}}"); err != nil {
 		t.Error(err)
+	}
+	for _, c := range []struct{ members, says string }{
+		{`{"whenAway":"Remove","removeAfter":"-1s"}`, "must not be negative"},
+		{`{"whenAway":"Leave"}`, "spec.members.whenAway"},
+	} {
+		_, err := harness.Kubectl(ctx, shared.vmesh.AdminKubeconfig, "", "patch", "mesh/default", "--dry-run=server", "--type=merge", "-p", `{"spec":{"members":`+c.members+`}}`)
+		if err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s is answered: %v", c.members, err)
+		}
 	}
 }

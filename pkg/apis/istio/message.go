@@ -65,12 +65,13 @@ func (r *Resource) Message(o *object.Object) (proto.Message, error) {
 }
 
 // AppendMessage appends the wire form of an object's spec to dst, the same bytes
-// for equal specs.
+// for equal specs of a namespace. Short names of services are written out.
 func (r *Resource) AppendMessage(dst []byte, o *object.Object) ([]byte, error) {
 	message, err := r.Message(o)
 	if err != nil {
 		return nil, err
 	}
+	completeHosts(message, o.Namespace)
 	return proto.MarshalOptions{Deterministic: true}.MarshalAppend(dst, message)
 }
 

@@ -59,3 +59,18 @@ func (r MeshReader) validateMember(ctx context.Context, o, _ *object.Object) (wa
 	}
 	return warnings, nil
 }
+
+// validateMembers checks what holds for all members of a mesh.
+func validateMembers(m *v1alpha1.MeshMembers) (warnings []string, errs field.ErrorList) {
+	if m == nil || m.RemoveAfter == nil {
+		return nil, nil
+	}
+	path := field.NewPath("spec", "members", "removeAfter")
+	switch {
+	case m.RemoveAfter.Duration < 0:
+		errs = append(errs, field.Invalid(path, m.RemoveAfter.Duration.String(), "must not be negative: use 10m, or the like"))
+	case m.WhenAway != v1alpha1.RemoveWhenAway:
+		warnings = append(warnings, path.String()+" means nothing unless spec.members.whenAway is Remove")
+	}
+	return warnings, errs
+}

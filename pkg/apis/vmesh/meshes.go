@@ -41,6 +41,8 @@ func validateMesh(_ context.Context, o, old *object.Object) (warnings []string, 
 		}
 		warnings, errs = settings.Validate(mesh.Name, &mesh.Spec, before)
 	}
+	more, wrong := validateMembers(mesh.Spec.Members)
+	warnings, errs = append(warnings, more...), append(errs, wrong...)
 	selector := func(s *metav1.LabelSelector, path *field.Path) {
 		errs = append(errs, metav1validation.ValidateLabelSelector(s, metav1validation.LabelSelectorValidationOptions{}, path)...)
 	}

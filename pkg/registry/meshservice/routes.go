@@ -289,7 +289,8 @@ func (r *routing) routes(scope *Scope, namespace, host string) []v1alpha1.MeshSe
 	return all
 }
 
-// managedPrefix begins the names of what vmesh itself adds to a mesh's configuration.
+// managedPrefix begins the names of what vmesh itself adds to a mesh's configuration, as
+// snapshot.FailoverName.
 const managedPrefix = "vmesh:"
 
 // defaultRoot is the root namespace of meshes that name none.
@@ -373,9 +374,9 @@ func (r *routing) traffic(mesh string, s discovery.Service, host string) *v1alph
 		t.OutlierDetection = from
 	case t.Locality == everywhere || t.Locality == distribute || forced:
 	case dr != nil:
-		t.Warnings = append(t.Warnings, fmt.Sprintf("%s, which holds for this service alone or before others, has no outlierDetection: without it Istio prefers no locality and fails over to none", from))
+		t.Warnings = append(t.Warnings, fmt.Sprintf("%s, which is the one for this service, has no outlierDetection: without it Istio prefers no locality and fails over to none", from))
 	default:
-		t.Warnings = append(t.Warnings, "no DestinationRule with outlierDetection is for this service: without it Istio prefers no locality and fails over to none")
+		t.Warnings = append(t.Warnings, "no DestinationRule is for this service, and the mesh says nothing of outlierDetection (spec.locality): without it Istio prefers no locality and fails over to none")
 	}
 	if dr != nil && dr.perPort {
 		t.Warnings = append(t.Warnings, fmt.Sprintf("%s says something else for single ports", from))

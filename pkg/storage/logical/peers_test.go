@@ -69,12 +69,24 @@ func TestServersKnowWhoIsAlive(t *testing.T) {
 			t.Fatal("the other is never seen")
 		}
 	}
+	least := one
+	if other.Name() < one.Name() {
+		least = other
+	}
+	for deadline := time.Now().Add(testTimeout); one.First() != (least == one) || other.First() != (least == other); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("not the one with the least name is first, or not it alone")
+		}
+	}
 	changes := one.Changes()
 	stop()
 	for deadline := time.Now().Add(testTimeout); one.Changes() == changes; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("that the other has gone is never noticed")
 		}
+	}
+	if !one.First() {
+		t.Error("the only one is not the first")
 	}
 	if alive(one, other.Name()) {
 		t.Error("one that has gone is alive")
