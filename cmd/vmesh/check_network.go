@@ -10,6 +10,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"text/tabwriter"
 	"time"
@@ -21,6 +22,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/grpclog"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 	"github.com/vmesh-io/vmesh/pkg/connectivity"
@@ -119,6 +121,7 @@ func (o *checkNetworkOptions) run(ctx context.Context, out, errOut io.Writer) er
 	if o.from != "" && !slices.ContainsFunc(members, func(m connectivity.Member) bool { return m.Name == o.from }) {
 		return fmt.Errorf("--from: %q is no member of the mesh", o.from)
 	}
+	quietGRPC()
 	connection, err := grpc.NewClient(o.istiod, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return fmt.Errorf("--istiod: %w", err)
@@ -129,7 +132,7 @@ func (o *checkNetworkOptions) run(ctx context.Context, out, errOut io.Writer) er
 		ControlPlane: connection, Members: members, Namespace: namespace, Progress: func(what string) { now.Store(what) },
 	})
 	if err != nil {
-		return fmt.Errorf("asking the control plane at %s: %w", o.istiod, err)
+		return fmt.Errorf("asking the control plane at %s, which is to be its plaintext port (15010): %w", o.istiod, err)
 	}
 	if o.from != "" {
 		report.of(o.from)
@@ -151,6 +154,9 @@ func (o *checkNetworkOptions) run(ctx context.Context, out, errOut io.Writer) er
 	}
 	return report.verdict()
 }
+
+// quietGRPC keeps to itself what gRPC tells of a connection on the way: what fails in the end is told as an error.
+var quietGRPC = sync.OnceFunc(func() { grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard)) })
 
 // load reads who the members are, and the root namespace.
 func (o *checkNetworkOptions) load(ctx context.Context) (namespace string, members []connectivity.Member, err error) {

@@ -105,6 +105,27 @@ func TestTheCheckTellsWhatIsNotConnectedAndWhy(t *testing.T) {
 	finds(ctx, t, append(members, "--from", "apart"))
 	must(t, bare[0].Remove(ctx))
 	finds(ctx, t, members)
+	// A member that is drained.
+	drain := func(patch string) {
+		t.Helper()
+		_, err := harness.Kubectl(ctx, shared.vmesh.AdminKubeconfig, "", "patch", "membercluster", "apart", "--type=merge", "--patch", patch)
+		must(t, err)
+	}
+	drain(`{"spec":{"drain":{"reason":"repairs"}}}`)
+	eventually(ctx, t, func(ctx context.Context) error {
+		out, errOut, code := checks(ctx, t, members...)
+		if code != 0 || !strings.Contains(out, "no endpoints") || !strings.Contains(errOut, "Warning: member apart is left out: drained: repairs") {
+			return fmt.Errorf("exit code %d: %s%s", code, out, errOut)
+		}
+		return nil
+	})
+	drain(`{"spec":{"drain":null}}`)
+	eventually(ctx, t, func(ctx context.Context) error {
+		if out, errOut, code := checks(ctx, t, members...); code != 0 || !strings.Contains(out, "1 gateway   direct") {
+			return fmt.Errorf("exit code %d: %s%s", code, out, errOut)
+		}
+		return nil
+	})
 	// A network without a gateway.
 	settle(ctx, t, by(toCoast), nil)
 	finds(ctx, t, members, "east island NoGateway greeter", "west island NoGateway greeter")
