@@ -57,6 +57,7 @@ type joinOptions struct {
 	given                func(flag string) bool
 	out, errOut          io.Writer
 	done                 []string
+	until                time.Time // the end of vmesh's new token
 }
 
 func newJoinCommand() *cobra.Command {
@@ -351,6 +352,9 @@ func (o *joinOptions) join(ctx context.Context, root *rootClient, member *member
 			return err
 		}
 		until := token.ExpirationTimestamp.Time
+		if a.key == v1alpha1.MemberKubeconfigKey {
+			o.until = until
+		}
 		note := ""
 		if short := o.tokenTTL - time.Until(until); short > time.Minute {
 			note = fmt.Sprintf(", and not for %s: the member allows no more", o.tokenTTL)
@@ -562,7 +566,7 @@ func (o *joinOptions) finish(ctx context.Context, root *rootClient) error {
 		for {
 			err := read(waiting, root.RESTClient.Get().Resource("memberclusters").Name(o.name), m)
 			if err == nil {
-				if why = notReadyYet(m); why == "" {
+				if why = notReadyYet(m, o.until); why == "" {
 					break
 				}
 			}
@@ -602,17 +606,21 @@ func (o *joinOptions) state(ctx context.Context, root *rootClient) string {
 	if err := read(ctx, root.RESTClient.Get().Resource("memberclusters").Name(o.name), &m); err != nil {
 		return err.Error()
 	}
-	return notReadyYet(&m)
+	return notReadyYet(&m, o.until)
 }
 
-// notReadyYet says why a member is not ready; it is empty if it is.
-func notReadyYet(m *v1alpha1.MemberCluster) string {
+// notReadyYet says why a member is not ready by its present access, whose token ends at until; it is empty if it is.
+func notReadyYet(m *v1alpha1.MemberCluster, until time.Time) string {
 	ready := meta.FindStatusCondition(m.Status.Conditions, v1alpha1.ConditionReady)
 	switch {
 	case ready == nil:
 		return "no condition Ready yet"
 	case ready.ObservedGeneration != 0 && ready.ObservedGeneration < m.Generation:
 		return "what was changed was not looked at yet"
+	case ready.Status == metav1.ConditionTrue && !slices.ContainsFunc(m.Status.Credentials, func(c v1alpha1.MemberCredential) bool {
+		return c.Key == v1alpha1.MemberKubeconfigKey && c.ExpiresAt != nil && c.ExpiresAt.Unix() >= until.Unix()
+	}):
+		return "the new access was not looked at yet"
 	case ready.Status == metav1.ConditionTrue:
 		return ""
 	case ready.Message == "":

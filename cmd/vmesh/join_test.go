@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -196,6 +197,7 @@ func TestAMemberIsReadyWhenItsPresentSpecIs(t *testing.T) {
 	condition := func(status metav1.ConditionStatus, generation int64, message string) []metav1.Condition {
 		return []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: status, ObservedGeneration: generation, Reason: "Reason", Message: message}}
 	}
+	until := time.Unix(1000, 0)
 	for _, c := range []struct {
 		name       string
 		conditions []metav1.Condition
@@ -209,7 +211,11 @@ func TestAMemberIsReadyWhenItsPresentSpecIs(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := v1alpha1.MemberCluster{ObjectMeta: metav1.ObjectMeta{Generation: 2}, Status: v1alpha1.MemberClusterStatus{Conditions: c.conditions}}
-			if got := notReadyYet(&m); (got == "") != (c.want == "") || !strings.Contains(got, c.want) {
+			m.Status.Credentials = []v1alpha1.MemberCredential{{Key: v1alpha1.MemberKubeconfigKey, ExpiresAt: &metav1.Time{Time: until}}}
+			if later := notReadyYet(&m, until.Add(time.Second)); later == "" {
+				t.Error("it is ready by an access that was not looked at")
+			}
+			if got := notReadyYet(&m, until); (got == "") != (c.want == "") || !strings.Contains(got, c.want) {
 				t.Errorf("it is not ready for %q", got)
 			}
 		})

@@ -558,7 +558,7 @@ func TestAMistakeOfAJoinIsNamedWithARemedyAndChangesNothing(t *testing.T) {
 	if told := j.join("west", "--server", "", "--wait=false"); strings.Contains(told, "as before") || j.config("west", "kubeconfig").Host != j.members["west"].URL() {
 		t.Errorf("the third join did not forget the address: %s", told)
 	}
-	j.fails(2, []string{"has joined and is not ready", "after 1s"}, "join", "west", "--kubeconfig", west, "--server", "https://localhost:1", "--timeout", "1s")
+	j.fails(2, []string{"has joined and is not ready", "after 1s"}, "join", "west", "--kubeconfig", west, "--server", "https://localhost:1", "--token-ttl", "800h", "--timeout", "1s")
 	j.does("leave", "west", "--keep-member-objects", "--yes", "--drain-time", "0")
 	j.in("west", "delete", "clusterroles,clusterrolebindings", "-l", "vmesh.io/member=west")
 
