@@ -289,6 +289,7 @@ func TestAMemberIsCheckedWhenItIsWritten(t *testing.T) {
 		{"west", "{}", "spec.access"},
 		{"west", "{access: {secret: x}, drain: {reason: ' '}}", "spec.drain.reason"},
 		{"west", "{access: {secret: x}, discovery: Perhaps}", "spec.discovery"},
+		{"west", "{access: {secret: x}, locality: {region: eu/a}}", "spec.locality.region"},
 		{"west", "{access: {secret: x}, mesh: none}", "there is no mesh none"},
 		{"west", "{access: {secret: x}, network: none}", "has no network none"},
 	} {
@@ -301,6 +302,7 @@ func TestAMemberIsCheckedWhenItIsWritten(t *testing.T) {
 	}
 	for _, c := range []struct{ members, says string }{
 		{`{"whenAway":"Remove","removeAfter":"-1s"}`, "must not be negative"},
+		{`{"whenAway":"Remove","removeAfter":"5d"}`, "spec.members.removeAfter: "},
 		{`{"whenAway":"Leave"}`, "spec.members.whenAway"},
 	} {
 		_, err := harness.Kubectl(ctx, shared.vmesh.AdminKubeconfig, "", "patch", "mesh/default", "--dry-run=server", "--type=merge", "-p", `{"spec":{"members":`+c.members+`}}`)

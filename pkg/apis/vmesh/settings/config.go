@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -196,16 +197,17 @@ func DefaultSource(meshName, host, port string) string {
 
 // checkSource says what is wrong with an address of configuration.
 func checkSource(address string) error {
+	const form = "must be xds://HOST:PORT"
 	u, err := url.Parse(address)
 	if err != nil {
-		return err
+		return errors.New(form)
 	}
 	host, port, err := net.SplitHostPort(u.Host)
 	switch {
 	case u.Scheme != "xds" || err != nil || host == "" || port == "":
-		return fmt.Errorf("must be xds://HOST:PORT")
+		return errors.New(form)
 	case u.Path != "" || u.RawQuery != "" || u.User != nil || u.Fragment != "":
-		return fmt.Errorf("must be xds://HOST:PORT and no more: istiod sends nothing else")
+		return errors.New(form + " and no more: istiod sends nothing else")
 	}
 	return nil
 }

@@ -41,7 +41,7 @@ func Validate(meshName string, spec, old *v1alpha1.MeshSpec) (warnings []string,
 				continue
 			}
 			if err := CheckGateway(g.Address, GatewayPort(&g)); err != nil {
-				errs = append(errs, field.Invalid(path.Child("networks").Index(i).Child("gateways").Index(j).Child("address"), g.Address, reason(err)))
+				errs = append(errs, field.Invalid(path.Child("networks").Index(i).Child("gateways").Index(j).Child("address"), g.Address, strings.TrimPrefix(reason(err), "invalid network it: ")))
 			}
 		}
 	}

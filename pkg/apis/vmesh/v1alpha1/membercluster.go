@@ -109,12 +109,15 @@ const (
 type Locality struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[^/]*$`
 	Region string `json:"region,omitempty"`
 	// +optional
 	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[^/]*$`
 	Zone string `json:"zone,omitempty"`
 	// +optional
 	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[^/]*$`
 	SubZone string `json:"subZone,omitempty"`
 }
 

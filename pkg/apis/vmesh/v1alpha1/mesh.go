@@ -131,6 +131,8 @@ type MeshStage struct {
 	// For how long all of the stage must have had the changes before the next stage receives
 	// them by itself. Without it, the next waits for a promotion.
 	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^-?(0|([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+)$`
 	Bake *metav1.Duration `json:"bake,omitempty"`
 }
 

@@ -73,18 +73,20 @@ type MeshServiceCluster struct {
 	// How old this is, if the member's API does not answer: since when it did not.
 	// +optional
 	AwaySince *metav1.Time `json:"awaySince,omitempty"`
-	// The kind of service, as ClusterIP, and whether it has no address of its own.
+	// The kind of service, as ClusterIP.
 	// +optional
 	Type string `json:"type,omitempty"`
+	// Whether it has no address of its own.
 	// +optional
 	Headless bool `json:"headless,omitempty"`
 	// Its ports.
 	// +optional
 	// +listType=atomic
 	Ports []MeshServicePort `json:"ports,omitempty"`
-	// How many endpoints there are, and how many of them are ready.
+	// How many endpoints there are.
 	Endpoints int32 `json:"endpoints"`
-	Ready     int32 `json:"ready"`
+	// How many of them are ready.
+	Ready int32 `json:"ready"`
 	// Where they are.
 	// +optional
 	// +listType=atomic
@@ -96,12 +98,15 @@ type MeshServiceCluster struct {
 
 // MeshServicePort is a port of a service.
 type MeshServicePort struct {
+	// Its name, if it has one.
 	// +optional
 	Name string `json:"name,omitempty"`
-	Port int32  `json:"port"`
-	// The protocol of the transport, as TCP, and of the application as far as Istio can tell it from name or appProtocol.
+	// Its number.
+	Port int32 `json:"port"`
+	// The protocol of the transport, as TCP.
 	// +optional
 	Protocol string `json:"protocol,omitempty"`
+	// The protocol of the application, as far as Istio can tell it from name or appProtocol.
 	// +optional
 	AppProtocol string `json:"appProtocol,omitempty"`
 }
@@ -109,17 +114,23 @@ type MeshServicePort struct {
 // MeshServiceLocality is how many endpoints are in a locality.
 type MeshServiceLocality struct {
 	// REGION/ZONE/SUBZONE, as far as it is known.
-	Locality  string `json:"locality"`
-	Endpoints int32  `json:"endpoints"`
-	Ready     int32  `json:"ready"`
+	Locality string `json:"locality"`
+	// How many endpoints are there.
+	Endpoints int32 `json:"endpoints"`
+	// How many of them are ready.
+	Ready int32 `json:"ready"`
 }
 
 // MeshServiceRoute is an object that says how a service is called.
 type MeshServiceRoute struct {
+	// The virtual cluster that the object is in.
 	VirtualCluster string `json:"virtualCluster,omitempty"`
-	Kind           string `json:"kind"`
-	Namespace      string `json:"namespace"`
-	Name           string `json:"name"`
+	// VirtualService or DestinationRule.
+	Kind string `json:"kind"`
+	// Its namespace.
+	Namespace string `json:"namespace"`
+	// Its name.
+	Name string `json:"name"`
 }
 
 // MeshServiceTraffic is the rule by which endpoints are chosen among localities.

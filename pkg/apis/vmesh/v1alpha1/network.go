@@ -149,9 +149,13 @@ type MeshOutlierDetection struct {
 	ConsecutiveErrors *int32 `json:"consecutiveErrors,omitempty"`
 	// How often is looked; 10s by default.
 	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^-?(0|([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+)$`
 	Interval *metav1.Duration `json:"interval,omitempty"`
 	// For how long at least; 30s by default.
 	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^-?(0|([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+)$`
 	BaseEjectionTime *metav1.Duration `json:"baseEjectionTime,omitempty"`
 	// The most that may be left out, in percent; 100 by default, so that a whole locality can.
 	// +optional
@@ -169,6 +173,8 @@ type MeshMembers struct {
 	WhenAway WhenAway `json:"whenAway,omitempty"`
 	// After how long they are removed; 10m by default.
 	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^-?(0|([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+)$`
 	RemoveAfter *metav1.Duration `json:"removeAfter,omitempty"`
 }
 
