@@ -176,6 +176,11 @@ func (o *joinOptions) check() error {
 	if o.timeout <= 0 {
 		return fmt.Errorf("--timeout: %s must be more than nothing; see --wait=false", o.timeout)
 	}
+	for flag, value := range map[string]string{"region": o.region, "zone": o.zone} {
+		if strings.Contains(value, "/") {
+			return fmt.Errorf("--%s: %q is not the name of a %s: give --region and --zone apart, without slashes", flag, value, flag)
+		}
+	}
 	return errors.Join(checkServer("server", o.server), checkServer("istiod-server", o.istiodServer))
 }
 
@@ -541,6 +546,9 @@ func (o *joinOptions) fill(m *v1alpha1.MemberCluster, uid string, created bool) 
 		}
 		if o.given("zone") {
 			m.Spec.Locality.Zone = o.zone
+		}
+		if *m.Spec.Locality == (v1alpha1.Locality{}) {
+			m.Spec.Locality = nil
 		}
 	}
 	switch {

@@ -186,6 +186,11 @@ func TestAJoinChangesWhatFlagsSay(t *testing.T) {
 			}
 		})
 	}
+	nowhere := v1alpha1.MemberCluster{Spec: v1alpha1.MemberClusterSpec{Locality: &v1alpha1.Locality{Region: "r"}}}
+	(&joinOptions{name: "east", given: func(flag string) bool { return flag == "region" }}).fill(&nowhere, "1", false)
+	if nowhere.Spec.Locality != nil {
+		t.Errorf("a member that is nowhere is in %+v", nowhere.Spec.Locality)
+	}
 	var m v1alpha1.MemberCluster
 	(&joinOptions{name: "east", mesh: "prod", noDiscovery: true, given: func(string) bool { return false }}).fill(&m, "1", true)
 	if m.Spec.Mesh != "prod" || m.Spec.Discovery != v1alpha1.DiscoveryDisabled || m.Annotations[v1alpha1.AnnotationClusterUID] != "1" || m.Spec.Access.Secret != "east" || m.Spec.Locality != nil {
@@ -219,6 +224,17 @@ func TestAMemberIsReadyWhenItsPresentSpecIs(t *testing.T) {
 				t.Errorf("it is not ready for %q", got)
 			}
 		})
+	}
+}
+
+func TestARegionAndAZoneAreNamedByFlagsOfTheirOwn(t *testing.T) {
+	for _, c := range []struct{ region, zone, says string }{
+		{"eu", "eu-a", ""}, {"eu/eu-a", "", "--region: "}, {"eu", "eu-a/1", "--zone: "},
+	} {
+		err := (&joinOptions{name: "east", region: c.region, zone: c.zone, tokenTTL: time.Hour, timeout: time.Minute}).check()
+		if (c.says == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%q and %q: %v", c.region, c.zone, err)
+		}
 	}
 }
 
