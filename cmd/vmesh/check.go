@@ -211,7 +211,7 @@ func addPlanned(raw json.RawMessage, spec *v1alpha1.ClaimReviewSpec) (count int,
 }
 
 func printCheckAs(out io.Writer, format string, status v1alpha1.ClaimReviewStatus) error {
-	data, err := json.MarshalIndent(status, "", "  ")
+	data, err := json.MarshalIndent(status, "", "    ")
 	if err != nil {
 		return err
 	}

@@ -82,6 +82,10 @@ The exit code is 0 if all is connected, and 1 if something is not or that could 
 	cmd.Flags().StringVarP(&o.output, "output", "o", "table", "How to print the answer: table, json or yaml.")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("istiod", cobra.NoFileCompletions)
+	_ = cmd.RegisterFlagCompletionFunc("member", cobra.NoFileCompletions)
+	_ = cmd.RegisterFlagCompletionFunc("from", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		return o.access.completeNames(cmd, "memberclusters", nil)
+	})
 	return cmd
 }
 
@@ -251,7 +255,7 @@ func (r *networkReport) verdict() error {
 }
 
 func printAs(out io.Writer, format string, what any) error {
-	data, err := json.MarshalIndent(what, "", "  ")
+	data, err := json.MarshalIndent(what, "", "    ")
 	if err != nil {
 		return err
 	}

@@ -121,6 +121,8 @@ The exit code is 0 if all is written, or there is nothing to write, 2 if a part 
 	complete("output", cobra.FixedCompletions([]string{"json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
 	complete("prefer", o.access.completeServiceClusters(""))
 	complete("drain", o.access.completeServiceClusters(""))
+	complete("failover", cobra.NoFileCompletions)
+	complete("clusters", cobra.NoFileCompletions)
 	complete("split", o.access.completeServiceClusters("="))
 	return cmd
 }
