@@ -457,6 +457,18 @@ func (v *View) Get(mesh, namespace, name string) (Service, bool) {
 	return v.make(m.services[makeKey(namespace, name)])
 }
 
+// Has says whether a member has a service that belongs to the mesh.
+func (v *View) Has(mesh, namespace, name string) bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	m := v.meshes[mesh]
+	if m == nil {
+		return false
+	}
+	s := m.services[makeKey(namespace, name)]
+	return s != nil && slices.ContainsFunc(s.in, func(p *presence) bool { return shown(&p.member.Member) })
+}
+
 // List are the services of a mesh in those namespaces that are asked for, sorted, and the version of
 // all that is in the list.
 func (v *View) List(mesh string, asked func(namespace string) bool) (all []Service, version uint64) {
