@@ -375,6 +375,31 @@ func (v *View) Reading(name string) members.Reading {
 	return r
 }
 
+// OnlyIn implements members.Reader.
+func (v *View) OnlyIn(name string, most int) (services int, first []string) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	m := v.members[name]
+	if m == nil || !shown(&m.Member) {
+		return 0, nil
+	}
+	for key, p := range m.services {
+		if !p.known || p.total.ready == 0 || slices.ContainsFunc(m.mesh.services[key].in, func(other *presence) bool {
+			at := other.member
+			return at != m && other.total.ready > 0 && shown(&at.Member) && !at.Drained && at.AwaySince.IsZero()
+		}) {
+			continue
+		}
+		services++
+		name := key.namespace.Value() + "/" + key.name.Value()
+		if at, _ := slices.BinarySearch(first, name); at < most {
+			first = slices.Insert(first, at, name)
+			first = first[:min(len(first), most)]
+		}
+	}
+	return services, first
+}
+
 func (m *member) synced() bool { return !slices.Contains(m.read[:], false) }
 
 // Addresses implements members.Gateways.

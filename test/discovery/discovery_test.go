@@ -304,6 +304,19 @@ spec: {host: %[1]s, subsets: [{name: v1, labels: {version: v1}}]}
 		t.Errorf("the analysis finds\n%s", found)
 	}
 
+	// Who drains a member is told of what only that one serves.
+	eventually(ctx, t, func(ctx context.Context) error {
+		only, err := harness.Kubectl(ctx, vmesh.AdminKubeconfig, "", "get", "membercluster", "west", "-o", "jsonpath={.status.onlyHere.names}")
+		if err == nil && !strings.Contains(only, `"shop/single"`) {
+			err = fmt.Errorf("only west serves %s", only)
+		}
+		return err
+	})
+	_, err = harness.Kubectl(ctx, vmesh.AdminKubeconfig, "", "patch", "membercluster", "west", "--type=merge", "--dry-run=server", "--warnings-as-errors", "-p", `{"spec":{"drain":{"reason":"new racks"}}}`)
+	if err == nil || !strings.Contains(err.Error(), "Warning: spec.drain: ") || !strings.Contains(err.Error(), "shop/single") || strings.Contains(err.Error(), "shop/reviews") {
+		t.Errorf("who drains west is told: %v", err)
+	}
+
 	// A member whose API is away keeps what was read of it, with the time.
 	must(t, all["west"].Stop(ctx))
 	before, err := ours(ctx, team, "shop")
