@@ -83,10 +83,10 @@ func outage(t *testing.T) time.Duration {
 	return d
 }
 
-// stopped has a member's API away until back is called, or the test ends. Its pods go on.
+// stopped kills a member's API, until back is called or the test ends. Its pods go on.
 func stopped(ctx context.Context, t *testing.T, m *harness.Member) (back func()) {
 	t.Helper()
-	must(t, m.Stop(ctx))
+	must(t, m.Kill())
 	up := false
 	back = func() {
 		if up {
@@ -169,8 +169,8 @@ func TestAnOutageOfAMembersAPIIsNotOneOfItsPods(t *testing.T) {
 	load.none(t)
 }
 
-// TestAnIstiodThatStartsWhileAMemberIsAwayIsWithoutIt and says nothing of it to proxies until the member is back; what the others
-// serve goes on.
+// TestAnIstiodThatStartsWhileAMemberIsAwayIsWithoutIt until the member is back. What other members serve, too, goes on without a
+// failed call, and what it alone serves is gone.
 func TestAnIstiodThatStartsWhileAMemberIsAwayIsWithoutIt(t *testing.T) {
 	ctx, ns := start(t)
 	serve(ctx, t, shared.east, ns, "eu-1")
@@ -179,17 +179,30 @@ func TestAnIstiodThatStartsWhileAMemberIsAwayIsWithoutIt(t *testing.T) {
 	halves := share{"east": 50, "south": 50}
 	goes(ctx, t, "from east before", atEast, halves)
 	goes(ctx, t, "from south before", atSouth, halves)
+	serve(ctx, t, shared.south, ns+"-alone", "ap-1")
+	alone := from(t, shared.east, ns+"-alone", "eu-1")
+	goes(ctx, t, "to what it alone serves, before", alone, share{"south": 100})
 	load := startLoad(ctx, atEast, atSouth)
 	back := stopped(ctx, t, shared.south)
+	goes(ctx, t, "to what it alone serves, while its API is away", alone, share{"south": 100})
+	must(t, shared.istiod.Stop(ctx))
 	begun := time.Now()
 	must(t, shared.istiod.Restart(ctx))
-	t.Logf("istiod was ready %s after", time.Since(begun).Round(time.Millisecond))
+	t.Logf("istiod was ready after %s", time.Since(begun).Round(time.Millisecond))
 	goes(ctx, t, "from east without it", atEast, share{"east": 100})
 	goes(ctx, t, "from south without it", atSouth, share{"east": 100})
+	t.Logf("clients went by it after %s", time.Since(begun).Round(time.Millisecond))
+	waitFor(ctx, t, "what it alone serves is gone", func() error {
+		if counts := alone.Counts(ctx, 20, nil); counts.Failed < 20 {
+			return fmt.Errorf("%+v", counts)
+		}
+		return nil
+	})
 	back()
 	returned := time.Now()
 	goes(ctx, t, "from east with it again", atEast, halves)
 	t.Logf("its endpoints were back %s after it", time.Since(returned).Round(time.Millisecond))
 	goes(ctx, t, "from south with it again", atSouth, halves)
+	goes(ctx, t, "to what it alone serves, again", alone, share{"south": 100})
 	load.none(t)
 }
