@@ -256,13 +256,11 @@ func (o *leaveOptions) dependents(ctx context.Context, root *rootClient, m *v1al
 			}
 		}
 	}
-	if mesh.Spec.Home != nil {
-		only, err := onlyIn(ctx, root, mesh.Spec.Home.VirtualCluster, m.Name)
-		if err != nil {
-			warn("which services only it has was not found out: %v", err)
-		} else if len(only) > 0 {
-			warn("only it has these services: %s", some(only))
-		}
+	switch only := m.Status.OnlyHere; {
+	case only == nil:
+		warn("which services only it has is not known, since vmesh has not read them")
+	case only.Services > 0:
+		warn("only it has these services: %s", only)
 	}
 	waiting, stop := context.WithCancel(ctx)
 	defer stop()
@@ -310,22 +308,6 @@ func inCluster[T any](ctx context.Context, root *rootClient, cluster string, res
 			return nil
 		}
 	}
-}
-
-// onlyIn are the services with endpoints that no other member has.
-func onlyIn(ctx context.Context, root *rootClient, home, member string) ([]string, error) {
-	var only []string
-	err := inCluster(ctx, root, home, v1alpha1.GroupVersion.WithResource("meshservices"), func(s *v1alpha1.MeshService) {
-		has, others := false, false
-		for _, c := range s.Status.Clusters {
-			has = has || c.Name == member && c.Endpoints > 0
-			others = others || c.Name != member && c.Endpoints > 0
-		}
-		if has && !others {
-			only = append(only, s.Namespace+"/"+s.Name)
-		}
-	})
-	return only, err
 }
 
 // naming are the objects of the mesh's virtual clusters that select by the member's name.

@@ -181,15 +181,12 @@ func (o *trafficOptions) changes() bool { return o.clear || o.rule.routes() || o
 // writeWarnings prints what the server says of writes.
 type writeWarnings struct {
 	o    *trafficOptions
-	view *serviceView
 	told map[string]bool
 }
 
-// HandleWarningHeader prints a warning once. That analysis does not find the host is not news of a service
-// that the mesh knows: it looks for it in the virtual cluster alone, and the members have it.
+// HandleWarningHeader prints a warning once.
 func (w *writeWarnings) HandleWarningHeader(code int, _, text string) {
-	missing := strings.Contains(text, "[IST0101]") || strings.Contains(text, "[IST0174]")
-	if code != 299 || text == "" || w.told[text] || missing && w.view.known && strings.Contains(text, w.view.name) {
+	if code != 299 || text == "" || w.told[text] {
 		return
 	}
 	w.told[text] = true
@@ -258,7 +255,7 @@ func (o *trafficOptions) run(ctx context.Context, service string) error {
 		}
 	}
 	config := rest.CopyConfig(client.config)
-	config.WarningHandler = &writeWarnings{o, view, map[string]bool{}}
+	config.WarningHandler = &writeWarnings{o, map[string]bool{}}
 	if client.Interface, err = dynamic.NewForConfig(config); err != nil {
 		return err
 	}

@@ -50,6 +50,8 @@ type Config struct {
 	WriteBudget time.Duration
 	// Register registers metrics.
 	Register func(...metrics.Registerable)
+	// InMembers says whether member clusters have a service of a virtual cluster's mesh. It may be nil.
+	InMembers func(cluster, namespace, name string) bool
 
 	// analyzers are Istio's, if nil.
 	analyzers []analysis.Analyzer
@@ -68,6 +70,8 @@ type Engine struct {
 	programs *rate.Limiter
 	demand   chan struct{} // one analysis on demand at a time: they are large
 	counted  *instruments
+
+	inMembers func(cluster, namespace, name string) bool // nil where there are none
 }
 
 // relevant is what a write of one kind is analyzed by.
@@ -93,6 +97,8 @@ func New(c Config) *Engine {
 		programs: newLimiter(programsShare, programsBurst),
 		demand:   make(chan struct{}, 1),
 		counted:  newInstruments(c.Register),
+
+		inMembers: c.InMembers,
 	}
 	kinds := map[schema.GroupKind]*kind.Kind{}
 	for _, k := range c.Kinds {

@@ -196,6 +196,61 @@ func TestAddedTellsWhatAWriteAdds(t *testing.T) {
 	}
 }
 
+func TestWhatMembersHaveIsNotMissed(t *testing.T) {
+	const rule = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: reviews, namespace: shop}\nspec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}"
+	const port = "host: reviews, port: {number: 81}"
+	to := func(with string) string { return strings.Replace(route, "host: reviews", with, 1) }
+	for _, c := range []struct {
+		name, have, write string
+		want              string // the codes
+	}{
+		{"a route to a service of members", namespaceShop, route, ""},
+		{"by its whole name", namespaceShop, to("host: reviews.shop.svc.cluster.local"), ""},
+		{"with a copy of the calls", namespaceShop, strings.Replace(route, "route: [{destination: {host: reviews}}]", "route: [{destination: {host: reviews}}], mirror: {host: reviews}", 1), ""},
+		{"to one in a namespace of others", namespaceShop, to("host: accounts.bank.svc.cluster.local"), ""},
+		{"to a service of members of another mesh", namespaceShop, to("host: far"), "IST0101"},
+		{"to none", namespaceShop, to("host: nowhere"), "IST0101"},
+		{"to none of another namespace", namespaceShop, to("host: reviews.bank.svc.cluster.local"), "IST0101"},
+		{"to a subset that no rule has", namespaceShop, subsetRoute, "IST0101"},
+		{"to a port that the service in the virtual cluster has not", service, to(port), "IST0101"},
+		{"a rule for a service of members", namespaceShop, rule, ""},
+		{"a rule for none", namespaceShop, strings.Replace(rule, "host: reviews", "host: nowhere", 1), "IST0174"},
+		{"a rule of which members may have the pods", service + "\n---\n" + pod, rule, ""},
+		{"a rule of which they have none", strings.ReplaceAll(service, "reviews", "ratings") + "\n---\n" + pod, strings.ReplaceAll(rule, "reviews", "ratings"), "IST0173"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newStore()
+			s.put("one", parse(t, c.have)...)
+			e, _ := newEngine(t, s, func(c *Config) {
+				c.InMembers = func(cluster, namespace, name string) bool {
+					return slices.Contains([]string{"one/shop/reviews", "one/bank/accounts", "two/shop/far"}, cluster+"/"+namespace+"/"+name)
+				}
+			})
+			codes := func(all []v1alpha1.Finding) string {
+				var out []string
+				for _, f := range all {
+					if f.Level != "Info" {
+						out = append(out, f.Code)
+					}
+				}
+				return strings.Join(out, " ")
+			}
+			o := parse(t, c.write)[0]
+			if got := e.Added(t.Context(), Write{Cluster: "one", ByHand: true, Kind: o.GroupVersionKind().GroupKind(), New: o}); codes(got) != c.want {
+				t.Errorf("the write is warned of %v, want %s", lines(got), c.want)
+			}
+			s.put("one", o)
+			status, err := e.Analyze(t.Context(), "one")
+			if err != nil || len(status.Failed) > 0 {
+				t.Fatal(err, status.Failed)
+			}
+			if got := status.Findings; codes(slices.DeleteFunc(got, func(f v1alpha1.Finding) bool { return !strings.HasSuffix(f.Origin, "/"+o.Name) })) != c.want {
+				t.Errorf("the virtual cluster has %v, want %s", lines(got), c.want)
+			}
+		})
+	}
+}
+
 func TestAnalyzeFollowsTheVirtualCluster(t *testing.T) {
 	s := newStore()
 	e, _ := newEngine(t, s)

@@ -9,9 +9,12 @@ import (
 	"google.golang.org/protobuf/proto"
 	corev1 "k8s.io/api/core/v1"
 
+	"istio.io/api/networking/v1alpha3"
 	"istio.io/istio/pkg/config"
 	"istio.io/istio/pkg/config/analysis"
+	"istio.io/istio/pkg/config/analysis/analyzers/util"
 	"istio.io/istio/pkg/config/analysis/diag"
+	"istio.io/istio/pkg/config/analysis/msg"
 	"istio.io/istio/pkg/config/mesh"
 	"istio.io/istio/pkg/config/resource"
 	"istio.io/istio/pkg/config/schema/collections"
@@ -232,7 +235,38 @@ func (v *view) Exists(k config.GroupVersionKind, name resource.FullName) bool {
 }
 
 // Report implements analysis.Context.
-func (v *view) Report(_ config.GroupVersionKind, m diag.Message) { v.messages.Add(m) }
+func (v *view) Report(_ config.GroupVersionKind, m diag.Message) {
+	if !v.unfounded(&m) {
+		v.messages.Add(m)
+	}
+}
+
+// unfounded says whether a finding misses what member clusters have: a host, or the pods of one. Analyzers
+// are not given the services of members instead, since they would tell of those, and what a
+// virtual cluster may not see.
+func (s *state) unfounded(m *diag.Message) bool {
+	if s.engine.inMembers == nil || m.Resource == nil {
+		return false
+	}
+	var host string
+	switch m.Type {
+	case msg.ReferencedResourceNotFound:
+		if what := fmt.Sprint(m.Parameters[0]); what != "host" && what != "mirror host" {
+			return false
+		}
+		host = fmt.Sprint(m.Parameters[1])
+	case msg.UnknownDestinationRuleHost, msg.DestinationRuleSubsetNotSelectPods:
+		rule, ok := m.Resource.Message.(*v1alpha3.DestinationRule)
+		if !ok {
+			return false
+		}
+		host = rule.GetHost()
+	default:
+		return false
+	}
+	service := util.GetResourceNameFromHost(m.Resource.Metadata.FullName.Namespace, host)
+	return s.engine.inMembers(s.cluster, service.Namespace.String(), service.Name.String())
+}
 
 // Canceled implements analysis.Context.
 func (v *view) Canceled() bool { return v.err != nil || v.ctx.Err() != nil }

@@ -22,6 +22,10 @@ func (s *Server) newAnalysis(kinds []*kind.Kind, stores map[schema.GroupResource
 		Kinds:       kinds,
 		WriteBudget: s.options.AnalysisBudget,
 		Register:    register,
+		InMembers: func(cluster, namespace, name string) bool {
+			claims, _ := s.clusters.Claims().Claims(cluster)
+			return s.members.Has(claims.Mesh, namespace, name)
+		},
 		List: func(ctx context.Context, gr schema.GroupResource, cluster string) ([]object.Object, error) {
 			inside := request.WithNamespace(logical.WithCluster(ctx, cluster), metav1.NamespaceAll)
 			// From the watch cache, once it has what etcd has: what was applied a moment ago

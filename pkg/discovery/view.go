@@ -375,6 +375,31 @@ func (v *View) Reading(name string) members.Reading {
 	return r
 }
 
+// OnlyIn implements members.Reader.
+func (v *View) OnlyIn(name string, most int) (services int, first []string) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	m := v.members[name]
+	if m == nil || !shown(&m.Member) {
+		return 0, nil
+	}
+	for key, p := range m.services {
+		if !p.known || p.total.ready == 0 || slices.ContainsFunc(m.mesh.services[key].in, func(other *presence) bool {
+			at := other.member
+			return at != m && other.total.ready > 0 && shown(&at.Member) && !at.Drained && at.AwaySince.IsZero()
+		}) {
+			continue
+		}
+		services++
+		name := key.namespace.Value() + "/" + key.name.Value()
+		if at, _ := slices.BinarySearch(first, name); at < most {
+			first = slices.Insert(first, at, name)
+			first = first[:min(len(first), most)]
+		}
+	}
+	return services, first
+}
+
 func (m *member) synced() bool { return !slices.Contains(m.read[:], false) }
 
 // Addresses implements members.Gateways.
@@ -455,6 +480,18 @@ func (v *View) Get(mesh, namespace, name string) (Service, bool) {
 		return Service{}, false
 	}
 	return v.make(m.services[makeKey(namespace, name)])
+}
+
+// Has says whether a member has a service that belongs to the mesh.
+func (v *View) Has(mesh, namespace, name string) bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	m := v.meshes[mesh]
+	if m == nil {
+		return false
+	}
+	s := m.services[makeKey(namespace, name)]
+	return s != nil && slices.ContainsFunc(s.in, func(p *presence) bool { return shown(&p.member.Member) })
 }
 
 // List are the services of a mesh in those namespaces that are asked for, sorted, and the version of

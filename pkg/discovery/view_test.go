@@ -249,7 +249,7 @@ func TestAViewAgreesWithTheDefinition(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 11))
 	v, w := New(nil), world{}
 	pick := func(prefix string, n int) string { return fmt.Sprintf("%s%d", prefix, r.IntN(n)) }
-	client := map[Key]Service{}
+	client, alone := map[Key]Service{}, 0
 	_, since := v.List("m0", func(string) bool { return false })
 	for step := range 3000 {
 		name := pick("c", 4)
@@ -383,7 +383,35 @@ func TestAViewAgreesWithTheDefinition(t *testing.T) {
 				t.Fatalf("step %d: %s has %d services and %d endpoints, want %d and %d", step, name, reading.Services, reading.Endpoints, services, endpoints)
 			}
 			checkPlaces(t, v.members[name])
+
+			var only []string
+			for key, s := range want {
+				has, others := false, false
+				for _, c := range s.Clusters {
+					has = has || c.Member == name && c.Ready > 0
+					others = others || c.Member != name && c.Ready > 0 && !c.Drained && c.AwaySince.IsZero()
+				}
+				if has && !others {
+					only = append(only, key.String())
+				}
+			}
+			slices.Sort(only)
+			if n, first := v.OnlyIn(name, 2); n != len(only) || !slices.Equal(first, only[:min(len(only), 2)]) {
+				t.Fatalf("step %d: only %s has %d services, first %q, want %q", step, name, n, first, only)
+			}
+			alone = max(alone, len(only))
 		}
+		for s := range 2 {
+			for a := range 4 {
+				key := Key{Namespace: fmt.Sprint("s", s), Name: fmt.Sprint("a", a)}
+				if _, has := want[key]; v.Has("m0", key.Namespace, key.Name) != has || v.Has("m1", key.Namespace, key.Name) {
+					t.Fatalf("step %d: whether members have %s is told wrongly, it is %v", step, key, has)
+				}
+			}
+		}
+	}
+	if alone < 3 {
+		t.Errorf("no member had more than %d services alone", alone)
 	}
 }
 

@@ -3,6 +3,7 @@ package members
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -523,6 +524,8 @@ type follower struct {
 	changed []Member
 	gone    []string
 	reading Reading
+	only    []string
+	counted int // how often those were asked for
 }
 
 func (f *follower) Changed(m Member) {
@@ -541,6 +544,13 @@ func (f *follower) Reading(string) Reading {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.reading
+}
+
+func (f *follower) OnlyIn(name string, most int) (int, []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.counted++
+	return len(f.only), f.only[:min(len(f.only), most)]
 }
 
 func TestFollowersAreToldOfMembers(t *testing.T) {
@@ -589,6 +599,10 @@ func TestTheStatusHasWhatIsRead(t *testing.T) {
 	s, a := newStore(t), newAPI(t)
 	s.home("home")
 	f := &follower{reading: Reading{Synced: true, Services: 3, Endpoints: 5, ReadyEndpoints: 4, Nodes: 2, Localities: []string{"eu/a"}, Overlaps: map[string]string{"east": "10.0.0.1"}}}
+	began := time.Now()
+	for i := range 12 {
+		f.only = append(f.only, fmt.Sprint("shop/s", i))
+	}
 	s.join("west", keys(a.kubeconfig(fresh(account))))
 	s.start(func(c *Config) { c.Reader = f })
 	c := s.untilCondition("west", v1alpha1.ConditionConflicting, yes, "SharedAddresses")
@@ -602,7 +616,14 @@ func TestTheStatusHasWhatIsRead(t *testing.T) {
 	if status.Services != 3 || status.Endpoints != 5 || status.ReadyEndpoints != 4 || status.Nodes != 2 || !slices.Equal(status.Localities, []string{"eu/a"}) {
 		t.Errorf("%+v", status)
 	}
+	if only := status.OnlyHere; only == nil || only.String() != "shop/s0, shop/s1, shop/s2, shop/s3, shop/s4, shop/s5, shop/s6, shop/s7, shop/s8, shop/s9 and 2 more" {
+		t.Errorf("only there: %v", only)
+	}
+	s.looks(10)
 	f.mu.Lock()
+	if f.counted > 1+int(time.Since(began)/countsEvery) { // it takes time
+		t.Errorf("it was looked for %d times", f.counted)
+	}
 	f.reading.Trouble, f.reading.Overlaps = `pods: Get "https://x/?timeoutSeconds=17": forbidden`, nil
 	f.mu.Unlock()
 	if c := s.untilCondition("west", v1alpha1.ConditionDiscovered, no, "Stale"); c.Message != "its services are as they were last seen: pods: forbidden" {

@@ -53,6 +53,9 @@ type Reading struct {
 type Reader interface {
 	// Reading is what is known of a member now.
 	Reading(name string) Reading
+	// OnlyIn are the services that a member has ready endpoints of, and no other of its mesh has that is reachable and
+	// not drained: how many, and the first of them, at most most, as NAMESPACE/NAME. It takes time by the number of services.
+	OnlyIn(name string, most int) (services int, first []string)
 }
 
 // Address is one by which a service is reached from outside its cluster.

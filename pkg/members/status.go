@@ -23,6 +23,8 @@ const (
 	seenEvery = 5 * time.Minute
 	// maxLocalities are listed in a status.
 	maxLocalities = 100
+	// maxOnlyHere are the services listed that a member alone serves.
+	maxOnlyHere = 10
 )
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
@@ -95,6 +97,10 @@ func (w *worker) report(ctx context.Context, m *v1alpha1.MemberCluster, given me
 		reading = &r
 	}
 	now := time.Now()
+	if reading != nil && reading.Synced && now.Sub(w.onlyAt) >= countsEvery {
+		services, names := w.keeper.config.Reader.OnlyIn(m.Name, maxOnlyHere)
+		w.only, w.onlyAt = &v1alpha1.MemberOnlyHere{Services: int32(services), Names: names}, now
+	}
 	conditions := w.conditions(m, given, reading)
 	type transition struct {
 		from *metav1.Condition
@@ -137,6 +143,9 @@ func (w *worker) report(ctx context.Context, m *v1alpha1.MemberCluster, given me
 			s.Services, s.Endpoints, s.ReadyEndpoints, s.Nodes = int32(reading.Services), int32(reading.Endpoints), int32(reading.ReadyEndpoints), int32(reading.Nodes)
 			s.Localities = reading.Localities[:min(len(reading.Localities), maxLocalities)]
 		}
+		if w.only != nil {
+			s.OnlyHere = w.only.DeepCopy()
+		}
 	}
 	if w.written != nil {
 		next := w.written.DeepCopy()
@@ -172,7 +181,7 @@ func (w *worker) worthWriting(next *v1alpha1.MemberClusterStatus, generation int
 		return true
 	}
 	for _, s := range []*v1alpha1.MemberClusterStatus{was, is} {
-		s.Latency, s.ClockSkew, s.Localities = nil, nil, nil
+		s.Latency, s.ClockSkew, s.Localities, s.OnlyHere = nil, nil, nil, nil
 		s.Services, s.Endpoints, s.ReadyEndpoints, s.Nodes = 0, 0, 0, 0
 	}
 	return !equality.Semantic.DeepEqual(was, is)

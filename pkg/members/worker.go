@@ -81,6 +81,8 @@ type worker struct {
 	written  *v1alpha1.MemberClusterStatus // nil: to be written in any case
 	writtenG int64
 	softAt   time.Time
+	only     *v1alpha1.MemberOnlyHere // nil: not known
+	onlyAt   time.Time
 	warnedAt map[string]time.Time // of credentials that end soon
 }
 

@@ -99,6 +99,11 @@ func (b *bench) run(ctx context.Context) error {
 			return fmt.Errorf("services of members: %w", err)
 		}
 	}
+	if b.want(22) {
+		if err := b.join(ctx); err != nil {
+			return fmt.Errorf("a member that joins: %w", err)
+		}
+	}
 	if b.want(13) {
 		// Last: it leaves this process with fewer processors.
 		if err := b.neighbours(ctx); err != nil {
@@ -117,7 +122,7 @@ func (b *bench) findBinaries(ctx context.Context) error {
 			return err
 		}
 	}
-	if b.options.peer || b.want(17, 18) {
+	if b.options.peer || b.want(17, 18, 22) {
 		if b.apiserverBinary, err = harness.Tool(ctx, "kube-apiserver"); err != nil {
 			return err
 		}

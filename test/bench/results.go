@@ -124,6 +124,11 @@ var rows = []row{
 	{id: "view.change.p50", number: 21, what: "from a change of a member's endpoints to the view, p50 (peer: to an informer's handler)", unit: "ms", reach: "1 s"},
 	{id: "view.change.p99", number: 21, what: "the same, p99", unit: "ms"},
 	{id: "view.change.cpu", number: 21, what: "CPU for it", unit: "µs"},
+	{id: "join.called", number: 22, what: "from the start of vmesh join to the first call that the new member answers (peer: from the write of a remote secret)", unit: "ms"},
+	{id: "join.steps", number: 22, what: "to the end of the command's own steps (--wait=false)", unit: "ms"},
+	{id: "join.ready", number: 22, what: "to the MemberCluster's being ready", unit: "ms"},
+	{id: "join.rest", number: 22, what: "from the end of the steps to the first call", unit: "ms"},
+	{id: "join.leave", number: 22, what: "vmesh leave, drained for a second, until nothing is left", unit: "ms"},
 }
 
 func rowOf(id string) row {

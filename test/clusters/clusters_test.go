@@ -34,6 +34,8 @@ var shared struct {
 	kubeconfig        string // the virtual cluster's
 	home              kubernetes.Interface
 	east, west, south *harness.Member
+	etcdURL           string        // the members'
+	more              traffic.Wires // of a member besides these
 }
 
 // Where members are: each node is called as its zone.
@@ -64,6 +66,7 @@ func run(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	defer func() { stop(etcd.Stop) }()
+	shared.etcdURL = etcd.URL
 	if shared.vmesh, err = harness.StartVmesh(ctx, harness.VmeshOptions{DataDir: filepath.Join(dir, "vmesh"), Binary: shared.binary}); err != nil {
 		return 1, err
 	}
@@ -193,7 +196,7 @@ func sees(ctx context.Context, t *testing.T, namespace, want string) {
 func from(t *testing.T, m *harness.Member, namespace, zone string) *traffic.Client {
 	t.Helper()
 	client, err := traffic.DialPlaced(shared.istiod.GRPCAddress, traffic.Place{
-		Cluster: m.Name, Namespace: namespace, Region: regionOf(zone), Zone: zone, Reach: traffic.Join(shared.east.Wires, shared.west.Wires, shared.south.Wires),
+		Cluster: m.Name, Namespace: namespace, Region: regionOf(zone), Zone: zone, Reach: traffic.Join(shared.east.Wires, shared.west.Wires, shared.south.Wires, shared.more),
 	}, "greeter."+namespace+".svc.cluster.local:80")
 	must(t, err)
 	harness.StopAfter(t, func(context.Context) error { return client.Close() })

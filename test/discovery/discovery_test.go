@@ -283,6 +283,40 @@ spec: {namespaces: [shop]}
 		t.Errorf("kubectl explains:\n%s", explained)
 	}
 
+	// Who writes routes to what members have is not told that it is missing.
+	must(t, harness.Apply(ctx, team, "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n"))
+	const routes = `apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: %[1]s, namespace: shop}
+spec: {hosts: [%[1]s], http: [{route: [{destination: {host: %[1]s}, weight: 50}, {destination: {host: others.bank.svc.cluster.local}, weight: 50}]}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: %[1]s, namespace: shop}
+spec: {host: %[1]s, subsets: [{name: v1, labels: {version: v1}}]}
+`
+	_, err = harness.Kubectl(ctx, team, fmt.Sprintf(routes, "single"), "apply", "--warnings-as-errors", "-f", "-")
+	must(t, err)
+	must(t, harness.Apply(ctx, team, fmt.Sprintf(routes, "nowhere")))
+	found, err := harness.Kubectl(ctx, vmesh.AdminKubeconfig, "", "get", "--raw", "/apis/vmesh.io/v1alpha1/virtualclusters/team/analysis")
+	must(t, err)
+	if !strings.Contains(found, "IST0101") || !strings.Contains(found, "IST0174") || !strings.Contains(found, "nowhere") || strings.Contains(found, "single") || strings.Contains(found, "others") {
+		t.Errorf("the analysis finds\n%s", found)
+	}
+
+	// Who drains a member is told of what only that one serves.
+	eventually(ctx, t, func(ctx context.Context) error {
+		only, err := harness.Kubectl(ctx, vmesh.AdminKubeconfig, "", "get", "membercluster", "west", "-o", "jsonpath={.status.onlyHere.names}")
+		if err == nil && !strings.Contains(only, `"shop/single"`) {
+			err = fmt.Errorf("only west serves %s", only)
+		}
+		return err
+	})
+	_, err = harness.Kubectl(ctx, vmesh.AdminKubeconfig, "", "patch", "membercluster", "west", "--type=merge", "--dry-run=server", "--warnings-as-errors", "-p", `{"spec":{"drain":{"reason":"new racks"}}}`)
+	if err == nil || !strings.Contains(err.Error(), "Warning: spec.drain: ") || !strings.Contains(err.Error(), "shop/single") || strings.Contains(err.Error(), "shop/reviews") {
+		t.Errorf("who drains west is told: %v", err)
+	}
+
 	// A member whose API is away keeps what was read of it, with the time.
 	must(t, all["west"].Stop(ctx))
 	before, err := ours(ctx, team, "shop")

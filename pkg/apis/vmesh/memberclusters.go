@@ -29,7 +29,7 @@ func validateMemberName(name string, prefix bool) []string {
 }
 
 // validateMember checks what the schema cannot say, and warns of what is not there (yet).
-func (r MeshReader) validateMember(ctx context.Context, o, _ *object.Object) (warnings []string, errs field.ErrorList) {
+func (r MeshReader) validateMember(ctx context.Context, o, old *object.Object) (warnings []string, errs field.ErrorList) {
 	var member v1alpha1.MemberCluster
 	if err := o.Into(&member); err != nil {
 		return nil, field.ErrorList{field.InternalError(field.NewPath("spec"), err)}
@@ -41,15 +41,19 @@ func (r MeshReader) validateMember(ctx context.Context, o, _ *object.Object) (wa
 	if d := member.Spec.Drain; d != nil && strings.TrimSpace(d.Reason) == "" {
 		errs = append(errs, field.Required(spec.Child("drain", "reason"), "say why, for those who look"))
 	}
-	if r == nil || len(errs) > 0 {
+	if len(errs) > 0 {
 		return nil, errs
+	}
+	warnings = warnOfDrain(&member, old)
+	if r == nil {
+		return warnings, nil
 	}
 	mesh, err := r(ctx, member.Spec.Mesh)
 	switch {
 	case err != nil:
-		return nil, nil // advice alone depends on it
+		return warnings, nil // advice alone depends on it
 	case mesh == nil:
-		return []string{fmt.Sprintf("spec.mesh: there is no mesh %s: control planes have no access to the member until there is", member.Spec.Mesh)}, nil
+		return append(warnings, fmt.Sprintf("spec.mesh: there is no mesh %s: control planes have no access to the member until there is", member.Spec.Mesh)), nil
 	case mesh.Spec.Home == nil:
 		warnings = append(warnings, fmt.Sprintf("spec.mesh: mesh %s has no home (spec.home.virtualCluster): vmesh has nowhere to give control planes access to the member", mesh.Name))
 	}
@@ -58,6 +62,22 @@ func (r MeshReader) validateMember(ctx context.Context, o, _ *object.Object) (wa
 		warnings = append(warnings, fmt.Sprintf("spec.network: mesh %s has no network %s (spec.networks): nothing in other networks can reach the member", mesh.Name, member.Spec.Network))
 	}
 	return warnings, nil
+}
+
+// warnOfDrain tells what the mesh loses by a drain that begins.
+func warnOfDrain(m *v1alpha1.MemberCluster, old *object.Object) []string {
+	if m.Spec.Drain == nil || m.Spec.Discovery == v1alpha1.DiscoveryDisabled || old == nil {
+		return nil
+	}
+	var before v1alpha1.MemberCluster
+	if err := old.Into(&before); err != nil || before.Spec.Drain != nil {
+		return nil // advice alone depends on it
+	}
+	only := before.Status.OnlyHere
+	if only == nil || only.Services == 0 {
+		return nil
+	}
+	return []string{"spec.drain: calls to what no other member serves that is reachable and not drained will fail, in the member, too: " + only.String()}
 }
 
 // validateMembers checks what holds for all members of a mesh.

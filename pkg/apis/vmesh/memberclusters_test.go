@@ -54,6 +54,42 @@ func TestAMemberThatNobodyCouldReachIsWarnedOf(t *testing.T) {
 	}
 }
 
+func TestWhoDrainsAMemberIsToldWhatOnlyItServes(t *testing.T) {
+	two := &v1alpha1.MemberOnlyHere{Services: 2, Names: []string{"shop/a", "shop/b"}}
+	many := &v1alpha1.MemberOnlyHere{Services: 12, Names: []string{"shop/a"}}
+	drain := &v1alpha1.MemberClusterDrain{Reason: "new racks"}
+	for _, c := range []struct {
+		name          string
+		before, after *v1alpha1.MemberClusterDrain
+		discovery     v1alpha1.MemberDiscovery
+		only          *v1alpha1.MemberOnlyHere
+		warns         string
+	}{
+		{"some services", nil, drain, v1alpha1.DiscoveryEnabled, two, "will fail, in the member, too: shop/a, shop/b"},
+		{"many", nil, drain, v1alpha1.DiscoveryEnabled, many, "shop/a and 11 more"},
+		{"none", nil, drain, v1alpha1.DiscoveryEnabled, &v1alpha1.MemberOnlyHere{}, ""},
+		{"nobody knows", nil, drain, v1alpha1.DiscoveryEnabled, nil, ""},
+		{"it is drained already", drain, drain, v1alpha1.DiscoveryEnabled, two, ""},
+		{"it is no more", drain, nil, v1alpha1.DiscoveryEnabled, two, ""},
+		{"control planes do not read it", nil, drain, v1alpha1.DiscoveryDisabled, two, ""},
+	} {
+		var objects []*object.Object
+		for _, drain := range []*v1alpha1.MemberClusterDrain{c.before, c.after} {
+			m := &v1alpha1.MemberCluster{Spec: v1alpha1.MemberClusterSpec{Mesh: "default", Discovery: c.discovery, Drain: drain, Access: v1alpha1.MemberClusterAccess{Secret: "x"}}}
+			m.Status.OnlyHere = c.only
+			o, err := object.From(m, v1alpha1.GroupVersion.WithKind("MemberCluster"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			objects = append(objects, o)
+		}
+		warnings, errs := MeshReader(nil).validateMember(t.Context(), objects[1], objects[0])
+		if len(errs) > 0 || (c.warns == "") != (len(warnings) == 0) || !strings.Contains(strings.Join(warnings, "\n"), c.warns) {
+			t.Errorf("%s: %q, %v", c.name, warnings, errs)
+		}
+	}
+}
+
 func TestWhenMembersAreRemovedIsChecked(t *testing.T) {
 	after := func(d time.Duration) *metav1.Duration { return &metav1.Duration{Duration: d} }
 	for _, c := range []struct {

@@ -1,6 +1,9 @@
 package v1alpha1
 
 import (
+	"fmt"
+	"strings"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -168,6 +171,11 @@ type MemberClusterStatus struct {
 	// +listType=atomic
 	Localities []string `json:"localities,omitempty"`
 
+	// What it alone serves: what a drain would take from the mesh. Up to some minutes old, and absent until its services
+	// have been read.
+	// +optional
+	OnlyHere *MemberOnlyHere `json:"onlyHere,omitempty"`
+
 	// The access that vmesh and the control planes have.
 	// +optional
 	// +listType=map
@@ -181,6 +189,25 @@ type MemberClusterStatus struct {
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// MemberOnlyHere is what one member alone serves.
+type MemberOnlyHere struct {
+	// How many services have ready endpoints in it, and in no other member of the mesh that is reachable and not drained.
+	Services int32 `json:"services"`
+	// Their names, as NAMESPACE/NAME. The first 10 are listed.
+	// +optional
+	// +listType=atomic
+	Names []string `json:"names,omitempty"`
+}
+
+// String tells the services, as far as they are listed.
+func (o *MemberOnlyHere) String() string {
+	names := strings.Join(o.Names, ", ")
+	if more := int(o.Services) - len(o.Names); more > 0 {
+		names += fmt.Sprintf(" and %d more", more)
+	}
+	return names
 }
 
 // MemberCredential is one access to a member's API.
