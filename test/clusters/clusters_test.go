@@ -159,7 +159,7 @@ func must(t *testing.T, err error) {
 // start makes a context for a test, and a namespace in the virtual cluster that ends with it.
 func start(t *testing.T) (ctx context.Context, namespace string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	t.Cleanup(cancel)
 	namespace = strings.ToLower(t.Name()[4:])
 	namespace = namespace[:min(len(namespace), 50)]
@@ -213,7 +213,7 @@ type share map[string]float64
 // goes waits until calls of a client go where they are to go, none fails, and so it stays for as many calls.
 func goes(ctx context.Context, t *testing.T, what string, c *traffic.Client, want share) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	check := func(n int) error {
 		counts := c.Counts(ctx, n, nil)

@@ -218,10 +218,13 @@ spec:
 	goes(ctx, t, "what south has said", client, share{"east": 70, "south": 30})
 }
 
+// patience is for what makes pauses that grow: istiod's informers, and gRPC's connections.
+const patience = 5 * time.Minute
+
 // waitFor waits until check has nothing to say.
 func waitFor(ctx context.Context, t *testing.T, what string, check func() error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var last error
 	for ctx.Err() == nil {
