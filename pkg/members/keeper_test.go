@@ -631,6 +631,18 @@ func TestTheStatusHasWhatIsRead(t *testing.T) {
 	}
 	s.until("an event tells", func() bool { return s.told("west Warning NotDiscovered") })
 	s.untilCondition("west", v1alpha1.ConditionConflicting, no, "None")
+
+	// As after a restart of vmesh: nothing has been read yet.
+	f.mu.Lock()
+	f.reading = Reading{}
+	f.mu.Unlock()
+	s.untilCondition("west", v1alpha1.ConditionDiscovered, no, "Reading")
+	s.mu.Lock()
+	status = s.members["west"].Status
+	s.mu.Unlock()
+	if status.Services != 3 || status.ReadyEndpoints != 4 || !slices.Equal(status.Localities, []string{"eu/a"}) {
+		t.Errorf("what was counted is lost: %+v", status)
+	}
 }
 
 func TestWhoIsNotResponsibleLooksAndWritesNothing(t *testing.T) {

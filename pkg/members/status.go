@@ -139,7 +139,8 @@ func (w *worker) report(ctx context.Context, m *v1alpha1.MemberCluster, given me
 		if !w.lastSeen.IsZero() {
 			s.LastSeen = &metav1.Time{Time: w.lastSeen.Truncate(time.Second)}
 		}
-		if reading != nil {
+		// After a start, what was counted before is better than what has been read so far.
+		if reading != nil && reading.Synced {
 			s.Services, s.Endpoints, s.ReadyEndpoints, s.Nodes = int32(reading.Services), int32(reading.Endpoints), int32(reading.ReadyEndpoints), int32(reading.Nodes)
 			s.Localities = reading.Localities[:min(len(reading.Localities), maxLocalities)]
 		}
