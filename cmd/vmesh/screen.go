@@ -136,6 +136,7 @@ func (s *screen) mesh(r *meshReport) {
 		s.rollout(r.Rollout)
 	}
 	s.controlPlanes(r)
+	s.members(r)
 	s.heldBack(r)
 	s.claims(r)
 	s.changes(r)
@@ -200,6 +201,38 @@ func (s *screen) controlPlanes(r *meshReport) {
 	}
 	s.table(head, rows[:most])
 	s.line("and %d more: -o wide", left)
+}
+
+func (s *screen) members(r *meshReport) {
+	if len(r.Members) == 0 {
+		return
+	}
+	s.line("")
+	const most = 30
+	var rows [][]string
+	for _, m := range r.Members {
+		if !s.wide && len(rows) == most {
+			break
+		}
+		state := map[metav1.ConditionStatus]string{metav1.ConditionTrue: "ready", metav1.ConditionFalse: m.Reason}[m.Ready]
+		switch {
+		case m.Drained != "":
+			state = "drained: " + m.Drained
+		case state == "":
+			state = "not known yet"
+		}
+		row := []string{m.Name, m.Network, state, fmt.Sprint(m.Services), fmt.Sprintf("%d/%d", m.ReadyEndpoints, m.Endpoints)}
+		if s.wide {
+			row = append(row, m.Version, unless(m.Ready == metav1.ConditionTrue, m.Message))
+		}
+		rows = append(rows, row)
+	}
+	head := []string{"MEMBER", "NETWORK", "STATE", "SERVICES", "READY"}
+	if s.wide {
+		head = append(head, "VERSION", "MESSAGE")
+	}
+	s.table(head, rows)
+	s.more(len(r.Members), len(rows), "-o wide has them")
 }
 
 func (s *screen) heldBack(r *meshReport) {

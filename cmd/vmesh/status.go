@@ -135,6 +135,7 @@ type meshReport struct {
 	Proxies         *proxyCounts        `json:"proxies,omitempty"`
 	Servers         []string            `json:"servers,omitempty"`
 	ControlPlanes   []controlPlaneState `json:"controlPlanes"`
+	Members         []memberState       `json:"members"`
 	Rollout         *rolloutState       `json:"rollout,omitempty"`
 	HeldBackObjects []heldBackObject    `json:"heldBackObjects"`
 	Claims          []claim             `json:"claims"`
@@ -166,6 +167,20 @@ type controlPlaneState struct {
 	Error          string            `json:"error,omitempty"`
 
 	Proxies *v1alpha1.ProxyStatus `json:"proxies,omitempty"`
+}
+
+// memberState is one member cluster. Ready is its condition: True, False or Unknown.
+type memberState struct {
+	Name           string                 `json:"name"`
+	Network        string                 `json:"network,omitempty"`
+	Ready          metav1.ConditionStatus `json:"ready"`
+	Reason         string                 `json:"reason,omitempty"`
+	Message        string                 `json:"message,omitempty"`
+	Drained        string                 `json:"drained,omitempty"` // why
+	Version        string                 `json:"version,omitempty"`
+	Services       int32                  `json:"services"`
+	Endpoints      int32                  `json:"endpoints"`
+	ReadyEndpoints int32                  `json:"readyEndpoints"`
 }
 
 // rolloutState is where a staged rollout stands: Mesh.status.rollout, whole in JSON.
@@ -266,7 +281,10 @@ func (o *statusOptions) load(ctx context.Context, client *rest.RESTClient, mesh 
 		r := newMeshReport(&list.Items[i], o.clusters.Items, time.Now())
 		// A line for each of several has no place for these.
 		if len(list.Items) == 1 || o.output == "json" || o.output == "yaml" {
-			if r.Events, err = recentEvents(ctx, client, &list.Items[i]); err == nil {
+			if r.Members, err = membersOf(ctx, client, r.Mesh); err == nil {
+				r.Events, err = recentEvents(ctx, client, &list.Items[i])
+			}
+			if err == nil {
 				r.Changes, err = recentChanges(ctx, client, r.Claims)
 			}
 			if err != nil {
@@ -296,7 +314,7 @@ func newMeshReport(mesh *storedMesh, clusters []v1alpha1.VirtualCluster, now tim
 	r := meshReport{
 		Mesh: mesh.Name, Version: status.Version, VirtualClusters: status.VirtualClusters, Resources: status.Resources, HeldBack: status.HeldBack, Unsendable: len(status.Quarantined),
 		Connected: status.Connected, Acknowledged: status.InStep, Rollout: mesh.Status.Rollout,
-		ControlPlanes: []controlPlaneState{}, HeldBackObjects: []heldBackObject{}, Claims: []claim{}, Changes: []recentChange{}, Events: []recentEvent{},
+		ControlPlanes: []controlPlaneState{}, Members: []memberState{}, HeldBackObjects: []heldBackObject{}, Claims: []claim{}, Changes: []recentChange{}, Events: []recentEvent{},
 		Ready: metav1.ConditionUnknown, InStep: metav1.ConditionUnknown,
 	}
 	if c := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionReady); c != nil {
@@ -363,6 +381,40 @@ func stateOf(c *v1alpha1.ControlPlaneStatus, now time.Time) controlPlaneState {
 		s.State = "Starting"
 	}
 	return s
+}
+
+// membersOf are the member clusters of a mesh. Who may not read them sees none.
+func membersOf(ctx context.Context, client *rest.RESTClient, mesh string) ([]memberState, error) {
+	members := []memberState{}
+	data, err := client.Get().Resource("memberclusters").Param("resourceVersion", "0").SetHeader("Accept", "application/json").DoRaw(ctx)
+	switch {
+	case apierrors.IsForbidden(err), apierrors.IsNotFound(err): // an older server has none
+		return members, nil
+	case err != nil:
+		return nil, fmt.Errorf("asking for member clusters: %w%s", err, accessRemedy(err))
+	}
+	var list v1alpha1.MemberClusterList
+	if err := json.Unmarshal(data, &list); err != nil {
+		return nil, fmt.Errorf("reading member clusters: %w", err)
+	}
+	for i := range list.Items {
+		m := &list.Items[i]
+		if m.Spec.Mesh != mesh {
+			continue
+		}
+		s := memberState{
+			Name: m.Name, Network: m.Spec.Network, Ready: metav1.ConditionUnknown, Version: m.Status.Version,
+			Services: m.Status.Services, Endpoints: m.Status.Endpoints, ReadyEndpoints: m.Status.ReadyEndpoints,
+		}
+		if m.Spec.Drain != nil {
+			s.Drained = m.Spec.Drain.Reason
+		}
+		if c := meta.FindStatusCondition(m.Status.Conditions, v1alpha1.ConditionReady); c != nil {
+			s.Ready, s.Reason, s.Message = c.Status, c.Reason, c.Message
+		}
+		members = append(members, s)
+	}
+	return members, nil
 }
 
 // recentEvents are the events about a mesh, the newest first. Who may not read events sees

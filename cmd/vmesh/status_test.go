@@ -18,6 +18,13 @@ const statusNow = "2026-01-02T03:04:05Z"
 
 // meshes are what a server holds in TestAMeshIsShownOnOneScreen.
 var statusObjects = map[string]string{
+	"/apis/vmesh.io/v1alpha1/memberclusters": `{"items":[
+		{"metadata":{"name":"east"},"spec":{"mesh":"m","network":"coast"},"status":{"version":"v1.37.2","services":41,"endpoints":230,"readyEndpoints":228,
+			"conditions":[{"type":"Ready","status":"True","reason":"Ready","message":"fine"}]}},
+		{"metadata":{"name":"north"},"spec":{"mesh":"m","drain":{"reason":"new racks"}},"status":{"services":3,"endpoints":4,"readyEndpoints":4}},
+		{"metadata":{"name":"other"},"spec":{"mesh":"n"}},
+		{"metadata":{"name":"west"},"spec":{"mesh":"m","network":"island"},"status":{"services":40,"endpoints":128,"readyEndpoints":128,
+			"conditions":[{"type":"Ready","status":"False","reason":"Unreachable","message":"connection refused"}]}}]}`,
 	"/apis/vmesh.io/v1alpha1/meshes/m": `{"metadata":{"name":"m","uid":"u"},"status":{"version":"0bd75158bd4faebe","virtualClusters":2,"resources":12,"connected":4,"inStep":1,"heldBack":7,"proxies":60,"syncedProxies":59,
 		"quarantined":[{"kind":"Gateway"}],"servers":[{"name":"a"},{"name":"b"}],
 		"conditions":[{"type":"Ready","status":"True"},{"type":"InStep","status":"False","message":"istiod-1.istio-system has not acknowledged what it was sent at 2026-01-02T03:03:35Z"},
@@ -124,6 +131,11 @@ odd                                          refused Gateway: no  [31mgood   4m
 new                                          starting                        0s
 old                                          gone                            10m
 
+MEMBER   NETWORK   STATE                SERVICES   READY
+east     coast     ready                41         228/230
+north              drained: new racks   3          4/4
+west     island    Unreachable          40         128/128
+
 HELD BACK IN   OBJECT                  REASON               MESSAGE
 shop           VirtualService shop/a   HostNotOwned         spec.hosts: bank.example.com is claim...
 shop           Gateway shop/b          SelectorNotAllowed   no
@@ -188,6 +200,8 @@ func TestTheJSONOfAStatusIsStable(t *testing.T) {
 		"held back":      {got["heldBackObjects"].([]any)[0].(map[string]any)["virtualCluster"], "shop"},
 		"reason":         {got["heldBackObjects"].([]any)[0].(map[string]any)["reason"], "HostNotOwned"},
 		"claims":         {got["claims"].([]any)[1].(map[string]any)["hosts"].([]any)[0], "shop.example.com"},
+		"members":        {len(got["members"].([]any)), 3},
+		"a member":       {got["members"].([]any)[2].(map[string]any)["reason"], "Unreachable"},
 		"the rollout":    {got["rollout"].(map[string]any)["more"], true},
 		"change":         {got["changes"].([]any)[0].(map[string]any)["user"], "alice"},
 		"event":          {got["events"].([]any)[0].(map[string]any)["count"], 3.0},
@@ -219,7 +233,7 @@ func TestStatusCommandsTellByTheirExitCode(t *testing.T) {
 		{"nobody is connected", map[string]string{mesh: `{"metadata":{"name":"m"},"status":{"conditions":[{"type":"Ready","status":"True"}]}}`}, []string{"m", "--exit-code"}, 3, "none is connected"},
 		{"not served yet", map[string]string{mesh: `{"metadata":{"name":"m"}}`}, []string{"m", "--exit-code"}, 3, "not served yet"},
 		{"no such mesh", nil, []string{"x"}, 1, `there is no mesh "x": see kubectl get meshes`},
-		{"no right to events and changes", map[string]string{"/api/v1/namespaces/default/events": "forbidden", "/clusters/shop/apis/vmesh.io/v1alpha1/changes": "forbidden"}, []string{"m"}, 0, "Mesh m"},
+		{"no right to events, changes and members", map[string]string{"/api/v1/namespaces/default/events": "forbidden", "/clusters/shop/apis/vmesh.io/v1alpha1/changes": "forbidden", "/apis/vmesh.io/v1alpha1/memberclusters": "forbidden"}, []string{"m"}, 0, "Mesh m"},
 		{"no right to meshes", map[string]string{mesh: "forbidden"}, []string{"m"}, 1, "asking for meshes"},
 		{"an answer that is none", map[string]string{mesh: "<html>"}, []string{"m"}, 1, "reading meshes"},
 		{"no mesh at all", map[string]string{"/apis/vmesh.io/v1alpha1/meshes": `{"items":[]}`}, nil, 0, "There is no mesh."},
