@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/retry"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/istio"
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
@@ -439,19 +440,39 @@ func (c *clusterClient) writeTraffic(ctx context.Context, s *trafficStep, dryRun
 	if err != nil || !s.release || dryRun {
 		return err
 	}
-	fields := slices.DeleteFunc(after.GetManagedFields(), func(m metav1.ManagedFieldsEntry) bool { return m.Manager == trafficManager })
-	patch, err := json.Marshal([]object{
-		{"op": "test", "path": "/metadata/resourceVersion", "value": after.GetResourceVersion()},
-		{"op": "replace", "path": "/metadata/managedFields", "value": fields},
-	})
-	if err != nil {
+	return c.disown(ctx, s, after)
+}
+
+// disown gives up the fields of an object that have become its writer's again. The server writes its status at once, so
+// it takes several attempts at times.
+func (c *clusterClient) disown(ctx context.Context, s *trafficStep, o *unstructured.Unstructured) error {
+	generation := o.GetGeneration()
+	return retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		fields := slices.DeleteFunc(o.GetManagedFields(), func(m metav1.ManagedFieldsEntry) bool { return m.Manager == trafficManager })
+		patch, err := json.Marshal([]object{
+			{"op": "replace", "path": "/metadata/resourceVersion", "value": o.GetResourceVersion()},
+			{"op": "replace", "path": "/metadata/managedFields", "value": fields},
+		})
+		if err != nil {
+			return err
+		}
+		_, err = c.of(s.target).Patch(ctx, s.name, types.JSONPatchType, patch, metav1.PatchOptions{FieldManager: trafficManager})
+		if !apierrors.IsConflict(err) {
+			return err
+		}
+		now, getErr := c.of(s.target).Get(ctx, s.name, metav1.GetOptions{})
+		if apierrors.IsNotFound(getErr) {
+			return nil
+		}
+		if getErr != nil {
+			return getErr
+		}
+		if now.GetUID() != o.GetUID() || now.GetGeneration() != generation {
+			return nil // somebody has written it, and will be told of the fields when he applies them
+		}
+		o = now
 		return err
-	}
-	_, err = c.of(s.target).Patch(ctx, s.name, types.JSONPatchType, patch, metav1.PatchOptions{FieldManager: trafficManager})
-	if apierrors.IsConflict(err) || apierrors.IsInvalid(err) {
-		return nil // somebody has written it at once, and will be told of the fields when he applies them
-	}
-	return err
+	})
 }
 
 // loadTraffic reads what the mesh knows of a service, and what the virtual cluster says of it.
