@@ -240,7 +240,7 @@ func settingsOf(o *object.Object) string { return o.Annotations[v1alpha1.Annotat
 // ownerOf is the mesh whose settings a config map holds, if vmesh has written it.
 func ownerOf(o *object.Object) (mesh string, ours bool) {
 	mesh, is := o.Annotations[v1alpha1.AnnotationSettingsOf]
-	return mesh, is && o.Labels[managedBy] == managedByVmesh
+	return mesh, is && o.Labels[v1alpha1.LabelManagedBy] == v1alpha1.ManagedBy
 }
 
 func names(items []*object.Object) map[string]struct{} {

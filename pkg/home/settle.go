@@ -26,12 +26,6 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/storage/logical"
 )
 
-// How it shows that a config map is vmesh's.
-const (
-	managedBy      = "app.kubernetes.io/managed-by"
-	managedByVmesh = "vmesh"
-)
-
 // The keys that istiod reads.
 const (
 	meshKey     = "mesh"
@@ -308,7 +302,7 @@ func (c *Controller) put(ctx context.Context, mesh string, at place, remembered 
 		if err != nil {
 			return nil, err
 		}
-		o.Labels, o.Annotations = with(o.Labels, managedBy, managedByVmesh), with(with(o.Annotations, v1alpha1.AnnotationSettingsOf, mesh), v1alpha1.AnnotationSettingsState, string(text))
+		o.Labels, o.Annotations = with(o.Labels, v1alpha1.LabelManagedBy, v1alpha1.ManagedBy), with(with(o.Annotations, v1alpha1.AnnotationSettingsOf, mesh), v1alpha1.AnnotationSettingsState, string(text))
 		is = next
 		return o, o.SetContent(map[string]any{"data": data})
 	}

@@ -17,8 +17,6 @@ import (
 const (
 	remotePrefix       = "istio-remote-secret-"
 	labelMultiCluster  = "istio/multiCluster"
-	labelManagedBy     = "app.kubernetes.io/managed-by"
-	managedBy          = "vmesh"
 	annotationMember   = "vmesh.io/member-cluster"
 	annotationIstioFor = "networking.istio.io/cluster"
 )
@@ -34,7 +32,7 @@ func cutRemoteName(name string) (member string, ok bool) {
 // isOurs says whether a Secret for control planes was written by vmesh: one of either mark is left
 // if somebody has taken the other away.
 func isOurs(labels, annotations map[string]string, member string) bool {
-	return labels[labelManagedBy] == managedBy && labels[labelMultiCluster] != "" || annotations[annotationMember] == member
+	return labels[v1alpha1.LabelManagedBy] == v1alpha1.ManagedBy && labels[labelMultiCluster] != "" || annotations[annotationMember] == member
 }
 
 // remoteSecret is the Secret by which control planes have access to a member.
@@ -43,7 +41,7 @@ func remoteSecret(namespace, member string, kubeconfig []byte) *corev1.Secret {
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: namespace, Name: RemoteSecretName(member),
-			Labels:      map[string]string{labelMultiCluster: "true", labelManagedBy: managedBy},
+			Labels:      map[string]string{labelMultiCluster: "true", v1alpha1.LabelManagedBy: v1alpha1.ManagedBy},
 			Annotations: map[string]string{annotationMember: member, annotationIstioFor: member},
 		},
 		Type: corev1.SecretTypeOpaque,

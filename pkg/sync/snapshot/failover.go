@@ -135,6 +135,6 @@ func (f *failover) object() *object.Object {
 	o := &object.Object{}
 	o.Namespace, o.Name = f.root, FailoverName
 	o.CreationTimestamp = metav1.NewTime(f.created)
-	o.Labels = map[string]string{"app.kubernetes.io/managed-by": "vmesh"}
+	o.Labels = map[string]string{v1alpha1.LabelManagedBy: v1alpha1.ManagedBy}
 	return o
 }

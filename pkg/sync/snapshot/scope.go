@@ -288,7 +288,7 @@ func (s *scoped) object(namespace string) *object.Object {
 	o := &object.Object{}
 	o.Namespace, o.Name = namespace, ScopeName
 	o.CreationTimestamp = metav1.NewTime(s.created)
-	o.Labels = map[string]string{"app.kubernetes.io/managed-by": "vmesh"}
+	o.Labels = map[string]string{v1alpha1.LabelManagedBy: v1alpha1.ManagedBy}
 	o.SetCluster(s.cluster)
 	return o
 }

@@ -25,7 +25,7 @@ const (
 	AnnotationClusterUID = "vmesh.io/cluster-uid"
 	// LabelMember is on all that vmesh join makes: the name of the member.
 	LabelMember = "vmesh.io/member"
-	// LabelManagedBy is ManagedBy on it.
+	// LabelManagedBy is ManagedBy on all that vmesh makes, by itself or by vmesh join.
 	LabelManagedBy = "app.kubernetes.io/managed-by"
 	ManagedBy      = "vmesh"
 	// ReasonLeaving is the reason of a drain by vmesh leave.
