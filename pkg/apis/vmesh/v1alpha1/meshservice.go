@@ -33,9 +33,10 @@ type MeshServiceStatus struct {
 	Host string `json:"host"`
 	// What kubectl shows.
 	Summary MeshServiceSummary `json:"summary"`
-	// How many endpoints there are in all clusters, and how many of them are ready.
+	// How many endpoints there are in all clusters.
 	Endpoints int32 `json:"endpoints"`
-	Ready     int32 `json:"ready"`
+	// How many of them are ready, those in drained clusters left out.
+	Ready int32 `json:"ready"`
 	// What there is in each member cluster.
 	// +listType=map
 	// +listMapKey=name
