@@ -301,7 +301,9 @@ func TestWebhooksActAsInKubernetes(t *testing.T) {
 				if !strings.Contains(got.body, `"by":"webhook"`) {
 					t.Errorf("answered %s", got.body)
 				}
-				var o struct{ Metadata struct{ Name, ResourceVersion string } }
+				var o struct {
+					Metadata struct{ Name, ResourceVersion string }
+				}
 				if err := json.Unmarshal([]byte(got.body), &o); err != nil {
 					t.Fatal(err)
 				}
