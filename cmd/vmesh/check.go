@@ -117,7 +117,7 @@ func (o *checkOptions) run(ctx context.Context, in io.Reader, out, errOut io.Wri
 	if o.output == "table" {
 		err = printCheck(out, errOut, status)
 	} else {
-		err = printCheckAs(out, o.output, status)
+		err = printAs(out, o.output, status)
 	}
 	if err != nil {
 		return err
@@ -208,21 +208,6 @@ func addPlanned(raw json.RawMessage, spec *v1alpha1.ClaimReviewSpec) (count int,
 		Handovers: vc.Spec.Handovers,
 	})
 	return 1, name(vc.Name)
-}
-
-func printCheckAs(out io.Writer, format string, status v1alpha1.ClaimReviewStatus) error {
-	data, err := json.MarshalIndent(status, "", "    ")
-	if err != nil {
-		return err
-	}
-	data = append(data, '\n')
-	if format == "yaml" {
-		if data, err = yaml.JSONToYAML(data); err != nil {
-			return err
-		}
-	}
-	_, err = out.Write(data)
-	return err
 }
 
 func printCheck(out, errOut io.Writer, status v1alpha1.ClaimReviewStatus) error {

@@ -254,6 +254,7 @@ func (r *networkReport) verdict() error {
 	return nil
 }
 
+// printAs prints what the check commands have found, as json or yaml.
 func printAs(out io.Writer, format string, what any) error {
 	data, err := json.MarshalIndent(what, "", "    ")
 	if err != nil {
