@@ -24,7 +24,7 @@ var groupVersions = []string{
 // document is a JSON document of a server.
 func document(t *testing.T, client *rawapi.Client, path, accept string) map[string]any {
 	t.Helper()
-	response, err := client.Do(t.Context(), rawapi.Request{Method: http.MethodGet, Path: path, Accept: accept})
+	response, err := ask(t.Context(), client, rawapi.Request{Method: http.MethodGet, Path: path, Accept: accept})
 	if err != nil {
 		t.Fatal(err)
 	}

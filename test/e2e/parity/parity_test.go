@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -138,7 +139,7 @@ func play(t *testing.T, client *rawapi.Client, namespace string, c Case) []rawap
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	created, err := client.Do(ctx, rawapi.Request{
+	created, err := ask(ctx, client, rawapi.Request{
 		Method: http.MethodPost, Path: "/api/v1/namespaces", ContentType: "application/json",
 		Body: fmt.Appendf(nil, `{"apiVersion":"v1","kind":"Namespace","metadata":{"name":%q}}`, namespace),
 	})
@@ -165,7 +166,7 @@ func play(t *testing.T, client *rawapi.Client, namespace string, c Case) []rawap
 		if len(request.Body) > 0 {
 			request.ContentType = short(contentTypes, step.Type)
 		}
-		response, err := client.Do(ctx, request)
+		response, err := ask(ctx, client, request)
 		if err != nil {
 			t.Fatalf("%s: %v", step.Do, err)
 		}
@@ -178,6 +179,27 @@ func play(t *testing.T, client *rawapi.Client, namespace string, c Case) []rawap
 		}
 	}
 	return responses
+}
+
+// ask sends a request again for as long as the server says when to come back, as every
+// Kubernetes client does: kube-apiserver refuses to list a custom resource while its watch
+// cache starts. An error means that there was no answer.
+func ask(ctx context.Context, client *rawapi.Client, request rawapi.Request) (*rawapi.Response, error) {
+	for {
+		response, err := client.Do(ctx, request)
+		if err != nil || response.Status != http.StatusTooManyRequests {
+			return response, err
+		}
+		after, err := strconv.Atoi(response.Header.Get("Retry-After"))
+		if err != nil {
+			return response, nil // it does not say when
+		}
+		select {
+		case <-time.After(time.Duration(after) * time.Second):
+		case <-ctx.Done():
+			return response, nil
+		}
+	}
 }
 
 // waitForNextSecond waits until times that are kept in whole seconds are later than any
