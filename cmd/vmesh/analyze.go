@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"sigs.k8s.io/yaml"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 )
@@ -56,13 +55,13 @@ type analyzeOptions struct {
 	access                            rootAccess
 	namespace                         string
 	allNamespaces                     bool
-	output                            string
+	output                            outputFormat
 	outputThreshold, failureThreshold level
 	color                             bool
 }
 
 func newAnalyzeCommand() *cobra.Command {
-	o := analyzeOptions{outputThreshold: "Info", failureThreshold: "Error"}
+	o := analyzeOptions{output: "log", outputThreshold: "Info", failureThreshold: "Error"}
 	cmd := &cobra.Command{
 		Use:   "analyze NAME",
 		Short: "Run Istio's analyzers over virtual cluster NAME",
@@ -92,12 +91,12 @@ worse, as istioctl's is; with -o json and -o yaml it is 0.`,
 	o.access.addFlags(cmd)
 	cmd.Flags().StringVarP(&o.namespace, "namespace", "n", "", "The namespace whose findings are printed; all by default.")
 	cmd.Flags().BoolVarP(&o.allNamespaces, "all-namespaces", "A", false, "Print the findings of all namespaces, which is the default.")
-	cmd.Flags().StringVarP(&o.output, "output", "o", "log", "How to print them: log, json or yaml.")
+	o.output.addFlag(cmd, "How to print them: log, json or yaml.", "log")
 	cmd.Flags().Var(&o.outputThreshold, "output-threshold", "The least level that is printed: Error, Warning or Info.")
 	cmd.Flags().Var(&o.failureThreshold, "failure-threshold", "The least level that makes the command fail: Error, Warning or Info.")
 	cmd.Flags().BoolVar(&o.color, "color", false, "Print levels in color; on a terminal that is the default.")
 	cmd.MarkFlagsMutuallyExclusive("namespace", "all-namespaces")
-	for flag, values := range map[string][]string{"output": {"log", "json", "yaml"}, "output-threshold": levels, "failure-threshold": levels} {
+	for flag, values := range map[string][]string{"output-threshold": levels, "failure-threshold": levels} {
 		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 	}
 	return cmd
@@ -109,9 +108,6 @@ func isTerminal(w io.Writer) bool {
 }
 
 func (o *analyzeOptions) run(ctx context.Context, out, errOut io.Writer, cluster string) error {
-	if !slices.Contains([]string{"log", "json", "yaml"}, o.output) {
-		return fmt.Errorf("--output: %q is none of log, json and yaml", o.output)
-	}
 	client, err := o.access.client()
 	if err != nil {
 		return err
@@ -154,7 +150,7 @@ func (o *analyzeOptions) print(out, errOut io.Writer, cluster string, status v1a
 		}
 		fmt.Fprintf(errOut, "\u2714 No validation issues found when analyzing %s.\n", where)
 	}
-	if o.output != "log" {
+	if o.output.structured() {
 		return printStructured(out, o.output, shown)
 	}
 	for _, f := range shown {
@@ -183,7 +179,7 @@ func colored(level string) string {
 }
 
 // printStructured prints findings with the members that istioctl's have.
-func printStructured(out io.Writer, format string, all []v1alpha1.Finding) error {
+func printStructured(out io.Writer, format outputFormat, all []v1alpha1.Finding) error {
 	list := make([]map[string]string, len(all))
 	for i, f := range all {
 		list[i] = map[string]string{"code": f.Code, "level": f.Level, "message": f.Message, "documentationUrl": f.DocumentationURL}
@@ -191,17 +187,5 @@ func printStructured(out io.Writer, format string, all []v1alpha1.Finding) error
 			list[i]["origin"] = f.Origin
 		}
 	}
-	var data []byte
-	var err error
-	if format == "json" {
-		data, err = json.MarshalIndent(list, "", "\t")
-		data = append(data, '\n')
-	} else {
-		data, err = yaml.Marshal(list)
-	}
-	if err != nil {
-		return err
-	}
-	_, err = out.Write(data)
-	return err
+	return format.print(out, list)
 }

@@ -31,7 +31,7 @@ func TestAnalysesArePrintedAsIstioctlDoes(t *testing.T) {
 		{"errors only, failing all the same", analyzeOptions{output: "log", outputThreshold: "Error"}, findings, first, "", 79},
 		{"in color", analyzeOptions{output: "log", color: true, namespace: "none"}, findings, "\033[33mWarning\033[0m" + strings.TrimPrefix(second, "Warning"), "", 0},
 		{"JSON", analyzeOptions{output: "json", outputThreshold: "Error"}, findings,
-			"[\n\t{\n\t\t\"code\": \"IST0101\",\n\t\t\"documentationUrl\": \"https://istio.io/a\",\n\t\t\"level\": \"Error\",\n\t\t\"message\": \"Referenced host not found: \\\"reviews\\\"\",\n\t\t\"origin\": \"VirtualService shop/reviews\"\n\t}\n]\n", "", 0},
+			"[\n    {\n        \"code\": \"IST0101\",\n        \"documentationUrl\": \"https://istio.io/a\",\n        \"level\": \"Error\",\n        \"message\": \"Referenced host not found: \\\"reviews\\\"\",\n        \"origin\": \"VirtualService shop/reviews\"\n    }\n]\n", "", 0},
 		{"YAML of nothing", analyzeOptions{output: "yaml"}, nil, "[]\n", "No validation issues", 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/util/duration"
-	"sigs.k8s.io/yaml"
 
 	"github.com/vmesh-io/vmesh/pkg/apiserver"
 	"github.com/vmesh-io/vmesh/pkg/pki"
@@ -22,7 +20,7 @@ import (
 
 func newCertificatesCommand() *cobra.Command {
 	dataDir := apiserver.NewOptions().DataDir
-	var output string
+	var output outputFormat
 	cmd := &cobra.Command{
 		Use:   "certificates",
 		Short: "Show a server's own certificates",
@@ -46,36 +44,21 @@ kubeconfig list.`,
 	}
 	cmd.PersistentFlags().StringVar(&dataDir, "data-dir", dataDir, "The data directory of the server.")
 	_ = cmd.MarkPersistentFlagDirname("data-dir")
-	cmd.Flags().StringVarP(&output, "output", "o", "", "How to print them: json or yaml; by default a table.")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
+	output.addFlag(cmd, "How to print them: json or yaml; by default a table.")
 	cmd.AddCommand(newRotateCommand(&dataDir))
 	return cmd
 }
 
-func printCertificates(out io.Writer, all []apiserver.CertificateInfo, output string) error {
-	var data []byte
-	var err error
-	switch output {
-	case "json":
-		data, err = json.MarshalIndent(all, "", "  ")
-		data = append(data, '\n')
-	case "yaml":
-		data, err = yaml.Marshal(all)
-	case "":
-		w := tabwriter.NewWriter(out, 6, 4, 3, ' ', 0)
-		fmt.Fprintln(w, "NAME\tSUBJECT\tSTATE\tEXPIRES\tIN")
-		for _, c := range all {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", c.Name, c.Subject, c.State, c.Expires.UTC().Format(time.RFC3339), duration.HumanDuration(time.Until(c.Expires)))
-		}
-		return w.Flush()
-	default:
-		return fmt.Errorf("--output: %q is neither json nor yaml", output)
+func printCertificates(out io.Writer, all []apiserver.CertificateInfo, output outputFormat) error {
+	if output.structured() {
+		return output.print(out, all)
 	}
-	if err != nil {
-		return err
+	w := tabwriter.NewWriter(out, 6, 4, 3, ' ', 0)
+	fmt.Fprintln(w, "NAME\tSUBJECT\tSTATE\tEXPIRES\tIN")
+	for _, c := range all {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", c.Name, c.Subject, c.State, c.Expires.UTC().Format(time.RFC3339), duration.HumanDuration(time.Until(c.Expires)))
 	}
-	_, err = out.Write(data)
-	return err
+	return w.Flush()
 }
 
 func newRotateCommand(dataDir *string) *cobra.Command {

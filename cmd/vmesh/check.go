@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -41,11 +40,11 @@ func (wouldHoldBack) ExitCode() int { return 2 }
 type checkOptions struct {
 	access rootAccess
 	files  []string
-	output string
+	output outputFormat
 }
 
 func newCheckCommand() *cobra.Command {
-	o := checkOptions{}
+	o := checkOptions{output: "table"}
 	cmd := &cobra.Command{
 		Use:   "check -f FILE",
 		Short: "Tell what a change of virtual clusters or meshes would hold back",
@@ -70,17 +69,13 @@ that could not be found out.`,
 	}
 	o.access.addFlags(cmd)
 	cmd.Flags().StringArrayVarP(&o.files, "filename", "f", nil, "A file with VirtualClusters and Meshes as they would be; - is the standard input.")
-	cmd.Flags().StringVarP(&o.output, "output", "o", "table", "How to print the answer: table, json or yaml.")
+	o.output.addFlag(cmd, "How to print the answer: table, json or yaml.", "table")
 	cmd.AddCommand(newCheckNetworkCommand())
 	_ = cmd.MarkFlagFilename("filename", "yaml", "yml", "json")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
 func (o *checkOptions) run(ctx context.Context, in io.Reader, out, errOut io.Writer) error {
-	if !slices.Contains([]string{"table", "json", "yaml"}, o.output) {
-		return fmt.Errorf("--output: %q is none of table, json and yaml", o.output)
-	}
 	if len(o.files) == 0 {
 		return errors.New("--filename: name a file with the VirtualClusters and Meshes as they would be, or - for the standard input")
 	}
@@ -114,10 +109,10 @@ func (o *checkOptions) run(ctx context.Context, in io.Reader, out, errOut io.Wri
 		return fmt.Errorf("reading the answer: %w", err)
 	}
 	status := review.Status
-	if o.output == "table" {
-		err = printCheck(out, errOut, status)
+	if o.output.structured() {
+		err = o.output.print(out, status)
 	} else {
-		err = printAs(out, o.output, status)
+		err = printCheck(out, errOut, status)
 	}
 	if err != nil {
 		return err

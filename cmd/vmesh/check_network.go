@@ -18,7 +18,6 @@ import (
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/rest"
-	"sigs.k8s.io/yaml"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -35,12 +34,12 @@ type checkNetworkOptions struct {
 	members []string
 	from    string
 	dial    bool
-	output  string
+	output  outputFormat
 	timeout time.Duration
 }
 
 func newCheckNetworkCommand() *cobra.Command {
-	var o checkNetworkOptions
+	o := checkNetworkOptions{output: "table"}
 	cmd := &cobra.Command{
 		Use:   "network [MESH]",
 		Short: "Tell whether the networks of a mesh reach each other",
@@ -79,8 +78,7 @@ The exit code is 0 if all is connected, and 1 if something is not or that could 
 	cmd.Flags().StringVar(&o.from, "from", "", "Only what proxies of this member reach.")
 	cmd.Flags().BoolVar(&o.dial, "dial", false, "Try connections, too, from here, which is in the member that --from names.")
 	cmd.Flags().DurationVar(&o.timeout, "timeout", time.Minute, "How long all of it may take.")
-	cmd.Flags().StringVarP(&o.output, "output", "o", "table", "How to print the answer: table, json or yaml.")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
+	o.output.addFlag(cmd, "How to print the answer: table, json or yaml.", "table")
 	_ = cmd.RegisterFlagCompletionFunc("istiod", cobra.NoFileCompletions)
 	_ = cmd.RegisterFlagCompletionFunc("member", cobra.NoFileCompletions)
 	_ = cmd.RegisterFlagCompletionFunc("from", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
@@ -98,8 +96,6 @@ type networkReport struct {
 
 func (o *checkNetworkOptions) run(ctx context.Context, out, errOut io.Writer) error {
 	switch {
-	case !slices.Contains([]string{"table", "json", "yaml"}, o.output):
-		return fmt.Errorf("--output: %q is none of table, json and yaml", o.output)
 	case o.istiod == "":
 		return errors.New("--istiod: give the control plane's plaintext address for proxies, as localhost:15010")
 	case o.dial && o.from == "":
@@ -148,10 +144,10 @@ func (o *checkNetworkOptions) run(ctx context.Context, out, errOut io.Writer) er
 		}
 	}
 	told()
-	if o.output == "table" {
-		err = report.print(out, errOut)
+	if o.output.structured() {
+		err = o.output.print(out, report)
 	} else {
-		err = printAs(out, o.output, report)
+		err = report.print(out, errOut)
 	}
 	if err != nil {
 		return err
@@ -252,22 +248,6 @@ func (r *networkReport) verdict() error {
 		return fmt.Errorf("not all is connected: %d problems", len(r.Problems))
 	}
 	return nil
-}
-
-// printAs prints what the check commands have found, as json or yaml.
-func printAs(out io.Writer, format string, what any) error {
-	data, err := json.MarshalIndent(what, "", "    ")
-	if err != nil {
-		return err
-	}
-	data = append(data, '\n')
-	if format == "yaml" {
-		if data, err = yaml.JSONToYAML(data); err != nil {
-			return err
-		}
-	}
-	_, err = out.Write(data)
-	return err
 }
 
 // print shows the networks as rows and columns, and below what is wrong.

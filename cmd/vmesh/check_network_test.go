@@ -20,7 +20,7 @@ func TestACheckOfNetworksSaysWhatIsWrongWithItsFlags(t *testing.T) {
 	}{
 		{nil, "--istiod: give the control plane's plaintext address"},
 		{[]string{"--istiod", "localhost"}, "--istiod: address localhost: missing port in address: give host:port"},
-		{[]string{"--istiod", "localhost:1", "-o", "text"}, `--output: "text" is none of table, json and yaml`},
+		{[]string{"--istiod", "localhost:1", "-o", "text"}, `"-o, --output" flag: it must be table, json or yaml`},
 		{[]string{"--istiod", "localhost:1", "--dial"}, "--dial: say by --from in which member this runs"},
 		{[]string{"--istiod", "localhost:1", "--timeout", "0s"}, "--timeout: must be positive"},
 		{[]string{"--istiod", "localhost:1", "--member", "=coast"}, `--member: "=coast" has no name: give NAME=NETWORK`},

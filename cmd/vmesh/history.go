@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -19,17 +17,17 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/duration"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
-	"sigs.k8s.io/yaml"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 )
 
 type historyOptions struct {
-	access       clusterAccess
-	since        time.Duration
-	user, output string
-	limit        int
-	diff, color  bool
+	access      clusterAccess
+	since       time.Duration
+	user        string
+	output      outputFormat
+	limit       int
+	diff, color bool
 }
 
 func newHistoryCommand() *cobra.Command {
@@ -65,10 +63,9 @@ a number and a size (vmesh server --history-age, --history-changes, --history-si
 	cmd.Flags().StringVar(&o.user, "user", "", "Only changes of a user.")
 	cmd.Flags().IntVar(&o.limit, "limit", 0, "At most so many changes; 0 for all.")
 	cmd.Flags().BoolVar(&o.diff, "diff", false, "Print each change as a diff.")
-	cmd.Flags().StringVarP(&o.output, "output", "o", "", "How to print them: wide, json or yaml; by default a table.")
+	o.output.addFlag(cmd, "How to print them: wide, json or yaml; by default a table.", "wide")
 	cmd.MarkFlagsMutuallyExclusive("namespace", "all-namespaces")
 	cmd.MarkFlagsMutuallyExclusive("diff", "output")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"wide", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.AddCommand(newHistoryShowCommand())
 	return cmd
 }
@@ -80,8 +77,6 @@ func colors(cmd *cobra.Command) bool {
 
 func (o *historyOptions) run(ctx context.Context, out, errOut io.Writer, args []string) error {
 	switch {
-	case !slices.Contains([]string{"", "wide", "json", "yaml"}, o.output):
-		return fmt.Errorf("--output: %q is none of wide, json and yaml", o.output)
 	case o.since < 0:
 		return fmt.Errorf("--since: %s must not be negative", o.since)
 	case o.limit < 0:
@@ -119,7 +114,7 @@ func (o *historyOptions) run(ctx context.Context, out, errOut io.Writer, args []
 	if err != nil {
 		return err
 	}
-	if len(found) == 0 && o.output != "json" && o.output != "yaml" {
+	if len(found) == 0 && !o.output.structured() {
 		_, err := fmt.Fprintln(errOut, "No changes found")
 		return err
 	}
@@ -143,25 +138,13 @@ func (r objectRef) changesNamespace() string {
 }
 
 func (o *historyOptions) print(out io.Writer, found []v1alpha1.Change) error {
-	switch o.output {
-	case "json", "yaml":
+	if o.output.structured() {
 		list := v1alpha1.ChangeList{Items: found}
 		if found == nil {
 			list.Items = []v1alpha1.Change{}
 		}
 		list.APIVersion, list.Kind = v1alpha1.GroupVersion.String(), "ChangeList"
-		data, err := json.MarshalIndent(list, "", "    ")
-		if err != nil {
-			return err
-		}
-		data = append(data, '\n')
-		if o.output == "yaml" {
-			if data, err = yaml.JSONToYAML(data); err != nil {
-				return err
-			}
-		}
-		_, err = out.Write(data)
-		return err
+		return o.output.print(out, list)
 	}
 	w := tabwriter.NewWriter(out, 6, 4, 3, ' ', 0)
 	row := func(namespace, revision, age, user, verb, object, what string, wide ...string) {

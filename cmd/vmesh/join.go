@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,7 +19,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/util/retry"
-	"sigs.k8s.io/yaml"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 )
@@ -53,7 +51,7 @@ type joinOptions struct {
 	noSecrets            bool
 	print, wait          bool
 	timeout              time.Duration
-	output               string
+	output               outputFormat
 	given                func(flag string) bool
 	out, errOut          io.Writer
 	done                 []string
@@ -120,8 +118,7 @@ The exit code is 0 if the member is ready (or with --wait=false has joined), 2 i
 	cmd.Flags().BoolVar(&o.print, "print", false, "Print the manifests for the cluster, and do nothing.")
 	cmd.Flags().BoolVar(&o.wait, "wait", true, "Wait until the member is ready.")
 	cmd.Flags().DurationVar(&o.timeout, "timeout", 2*time.Minute, "How long to wait at most.")
-	cmd.Flags().StringVarP(&o.output, "output", "o", "", "Print the MemberCluster: json or yaml.")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
+	o.output.addFlag(cmd, "Print the MemberCluster: json or yaml.")
 	_ = cmd.RegisterFlagCompletionFunc("mesh", o.root.completeMeshFlag)
 	_ = cmd.RegisterFlagCompletionFunc("network", o.completeNetwork)
 	return cmd
@@ -166,9 +163,6 @@ func networkNames(mesh *v1alpha1.Mesh) []string {
 func (o *joinOptions) check() error {
 	if errs := validation.IsDNS1123Label(o.name); len(errs) > 0 {
 		return fmt.Errorf("NAME: %q: %s", o.name, strings.Join(errs, "; "))
-	}
-	if !slices.Contains([]string{"", "json", "yaml"}, o.output) {
-		return fmt.Errorf("--output: %q is neither json nor yaml", o.output)
 	}
 	if o.tokenTTL < minTokenTTL {
 		return fmt.Errorf("--token-ttl: %s is less than %s, the least that Kubernetes allows", o.tokenTTL, minTokenTTL)
@@ -594,7 +588,7 @@ func (o *joinOptions) finish(ctx context.Context, root *rootClient) error {
 		}
 		stop()
 	}
-	if o.output != "" || m.Name == "" {
+	if o.output.structured() || m.Name == "" {
 		if err := read(ctx, root.RESTClient.Get().Resource("memberclusters").Name(o.name), m); err != nil {
 			return fmt.Errorf("member cluster %s: %w%s", o.name, err, accessRemedy(err))
 		}
@@ -638,7 +632,7 @@ func notReadyYet(m *v1alpha1.MemberCluster, until time.Time) string {
 }
 
 func (o *joinOptions) printMember(m *v1alpha1.MemberCluster, why string) error {
-	if o.output == "" {
+	if !o.output.structured() {
 		what := "has joined"
 		if o.wait && why == "" {
 			what = "is ready in mesh " + m.Spec.Mesh
@@ -650,16 +644,5 @@ func (o *joinOptions) printMember(m *v1alpha1.MemberCluster, why string) error {
 		return err
 	}
 	m.TypeMeta, m.ManagedFields = metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "MemberCluster"}, nil
-	data, err := json.MarshalIndent(m, "", "    ")
-	if err != nil {
-		return err
-	}
-	data = append(data, '\n')
-	if o.output == "yaml" {
-		if data, err = yaml.JSONToYAML(data); err != nil {
-			return err
-		}
-	}
-	_, err = o.out.Write(data)
-	return err
+	return o.output.print(o.out, m)
 }

@@ -134,7 +134,11 @@ func TestWhatNobodyHasGotIsRevoked(t *testing.T) {
 func TestKubeconfigsArePrintedAsKubectlDoes(t *testing.T) {
 	const table = `{"kind":"Table","apiVersion":"meta.k8s.io/v1","columnDefinitions":[{"name":"Name"},{"name":"Last Used"},{"name":"Fingerprint","priority":1}],` +
 		`"rows":[{"cells":["shop-alice-x","4m","00ff"]},{"cells":["bank-bob-y",null,"11ee"]}]}`
-	for _, c := range []struct{ name, data, output, want string }{
+	for _, c := range []struct {
+		name, data string
+		output     outputFormat
+		want       string
+	}{
 		{"a table", table, "", "NAME           LAST USED\nshop-alice-x   4m\nbank-bob-y     <none>\n"},
 		{"a wide table", table, "wide", "NAME           LAST USED   FINGERPRINT\nshop-alice-x   4m          00ff\nbank-bob-y     <none>      11ee\n"},
 		{"nothing", `{"kind":"Table","rows":[]}`, "", "No kubeconfigs found\n"},

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -14,14 +13,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/rest"
-	"sigs.k8s.io/yaml"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 )
 
 func newKubeconfigListCommand() *cobra.Command {
 	var access rootAccess
-	var output, user string
+	var output outputFormat
+	var user string
 	cmd := &cobra.Command{
 		Use:   "list [NAME]",
 		Short: "List the kubeconfigs of virtual cluster NAME, or all",
@@ -39,9 +38,6 @@ kubeconfigs lists in the root. The record of an expired kubeconfig is kept for a
 		Args:              atMostOne("NAME"),
 		ValidArgsFunction: access.completeClusters,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if !slices.Contains([]string{"", "wide", "json", "yaml"}, output) {
-				return fmt.Errorf("--output: %q is none of wide, json and yaml", output)
-			}
 			client, err := access.client()
 			if err != nil {
 				return err
@@ -51,10 +47,10 @@ kubeconfigs lists in the root. The record of an expired kubeconfig is kept for a
 				cluster = args[0]
 			}
 			request := selectKubeconfigs(client.Get(), cluster, user)
-			if output == "" || output == "wide" {
-				request = request.SetHeader("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
-			} else {
+			if output.structured() {
 				request = request.SetHeader("Accept", "application/json")
+			} else {
+				request = request.SetHeader("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
 			}
 			data, err := request.DoRaw(cmd.Context())
 			if err != nil {
@@ -65,8 +61,7 @@ kubeconfigs lists in the root. The record of an expired kubeconfig is kept for a
 	}
 	access.addFlags(cmd)
 	cmd.Flags().StringVar(&user, "user", "", "Only those of a user.")
-	cmd.Flags().StringVarP(&output, "output", "o", "", "How to print them: wide, json or yaml; by default a table.")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"wide", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
+	output.addFlag(cmd, "How to print them: wide, json or yaml; by default a table.", "wide")
 	return cmd
 }
 
@@ -82,24 +77,9 @@ func selectKubeconfigs(request *rest.Request, cluster, user string) *rest.Reques
 }
 
 // printKubeconfigs prints a list as the server gave it, or its table as kubectl does.
-func printKubeconfigs(out, errOut io.Writer, data []byte, output string) (err error) {
-	switch output {
-	case "json":
-		var list map[string]any
-		if err := json.Unmarshal(data, &list); err != nil {
-			return err
-		}
-		if data, err = json.MarshalIndent(list, "", "    "); err != nil {
-			return err
-		}
-		_, err = fmt.Fprintln(out, string(data))
-		return err
-	case "yaml":
-		if data, err = yaml.JSONToYAML(data); err != nil {
-			return err
-		}
-		_, err = out.Write(data)
-		return err
+func printKubeconfigs(out, errOut io.Writer, data []byte, output outputFormat) (err error) {
+	if output.structured() {
+		return output.print(out, json.RawMessage(data))
 	}
 	var table metav1.Table
 	if err := json.Unmarshal(data, &table); err != nil {

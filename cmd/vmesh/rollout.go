@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -15,7 +14,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
-	"sigs.k8s.io/yaml"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 )
@@ -51,7 +49,7 @@ func newRolloutCommand() *cobra.Command {
 type rolloutOptions struct {
 	access  rootAccess
 	mesh    string
-	output  string
+	output  outputFormat
 	wait    bool
 	watch   bool
 	timeout time.Duration
@@ -65,9 +63,6 @@ func (o *rolloutOptions) command(use, short, long, example string, run func(ctx 
 			o.mesh = v1alpha1.DefaultName
 			if len(args) > 0 {
 				o.mesh = args[0]
-			}
-			if !slices.Contains([]string{"", "json", "yaml"}, o.output) {
-				return fmt.Errorf("--output: %q is neither json nor yaml", o.output)
 			}
 			client, err := o.access.client()
 			if err != nil {
@@ -117,11 +112,10 @@ complete; the exit code is 3 if it was aborted.`, `  # Where do we stand?
 			}
 			return o.print(cmd.OutOrStdout(), status)
 		})
-	cmd.Flags().StringVarP(&o.output, "output", "o", "", "How to print it: json or yaml; by default as text.")
+	o.output.addFlag(cmd, "How to print it: json or yaml; by default as text.")
 	cmd.Flags().BoolVar(&o.wait, "wait", false, "Wait until the rollout is complete or aborted, and print then.")
 	cmd.Flags().BoolVarP(&o.watch, "watch", "w", false, "Print each change, until interrupted.")
 	cmd.MarkFlagsMutuallyExclusive("wait", "watch")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
@@ -280,7 +274,7 @@ func (o *rolloutOptions) follow(ctx context.Context, client *rest.RESTClient, ou
 		case line == last:
 		case o.wait:
 			fmt.Fprintln(errOut, line)
-		case o.output != "":
+		case o.output.structured():
 			if err := o.print(out, status); err != nil {
 				return err
 			}
@@ -300,21 +294,8 @@ func (o *rolloutOptions) follow(ctx context.Context, client *rest.RESTClient, ou
 }
 
 func (o *rolloutOptions) print(out io.Writer, s *v1alpha1.MeshRolloutStatus) error {
-	switch o.output {
-	case "json":
-		data, err := json.MarshalIndent(s, "", "    ")
-		if err != nil {
-			return err
-		}
-		_, err = fmt.Fprintln(out, string(data))
-		return err
-	case "yaml":
-		data, err := yaml.Marshal(s)
-		if err != nil {
-			return err
-		}
-		_, err = out.Write(data)
-		return err
+	if o.output.structured() {
+		return o.output.print(out, s)
 	}
 	fmt.Fprintf(out, "Mesh %s: %s\n", o.mesh, s.Phase)
 	if s.Message != "" {

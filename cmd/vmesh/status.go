@@ -19,7 +19,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/rest"
-	"sigs.k8s.io/yaml"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 )
@@ -44,7 +43,7 @@ func (notInStep) ExitCode() int { return 3 }
 
 type statusOptions struct {
 	access   rootAccess
-	output   string
+	output   outputFormat
 	watch    bool
 	exitCode bool
 
@@ -80,9 +79,6 @@ are added to it, and not taken away.`,
   vmesh status production -o json | jq -r '.controlPlanes[] | select(.state != "InStep") | "\(.name) \(.state) \(.behindSince)"'`,
 		Args: atMostOne("MESH"), ValidArgsFunction: o.access.completeMesh,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if !slices.Contains([]string{"", "wide", "json", "yaml"}, o.output) {
-				return fmt.Errorf("--output: %q is none of wide, json and yaml", o.output)
-			}
 			client, err := o.access.client()
 			if err != nil {
 				return err
@@ -105,11 +101,10 @@ are added to it, and not taken away.`,
 		},
 	}
 	o.access.addFlags(cmd)
-	cmd.Flags().StringVarP(&o.output, "output", "o", "", "How to print it: wide, json or yaml; by default as a screen of 100 columns.")
+	o.output.addFlag(cmd, "How to print it: wide, json or yaml; by default as a screen of 100 columns.", "wide")
 	cmd.Flags().BoolVarP(&o.watch, "watch", "w", false, "Go on showing it: redrawn on a terminal, and appended when it changes elsewhere. Until it is interrupted.")
 	cmd.Flags().BoolVar(&o.exitCode, "exit-code", false, "Exit with 3 if a mesh is not ready, or not all control planes are in step.")
 	cmd.MarkFlagsMutuallyExclusive("watch", "exit-code")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"wide", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
@@ -280,7 +275,7 @@ func (o *statusOptions) load(ctx context.Context, client *rest.RESTClient, mesh 
 	for i := range list.Items {
 		r := newMeshReport(&list.Items[i], o.clusters.Items, time.Now())
 		// A line for each of several has no place for these.
-		if len(list.Items) == 1 || o.output == "json" || o.output == "yaml" {
+		if len(list.Items) == 1 || o.output.structured() {
 			if r.Members, err = membersOf(ctx, client, r.Mesh); err == nil {
 				r.Events, err = recentEvents(ctx, client, &list.Items[i])
 			}
@@ -519,7 +514,7 @@ func (o *statusOptions) follow(ctx context.Context, client *rest.RESTClient, out
 			case terminal:
 				_, err = fmt.Fprintf(out, "\033[H\033[2J%s", screen.Bytes())
 			case first || !reflect.DeepEqual(timeless(reports), timeless(shown)):
-				if o.output == "" || o.output == "wide" {
+				if !o.output.structured() {
 					_, err = fmt.Fprintf(out, "--- %s\n", time.Now().UTC().Format(time.RFC3339))
 				} else if o.output == "yaml" {
 					_, err = fmt.Fprintln(out, "---")
@@ -561,7 +556,7 @@ func timeless(reports []meshReport) []meshReport {
 
 // print prints reports. Without the name of a mesh, structured forms are lists.
 func (o *statusOptions) print(out io.Writer, reports []meshReport, mesh string, now time.Time) error {
-	if o.output == "" || o.output == "wide" {
+	if !o.output.structured() {
 		s := screen{out: out, now: now, wide: o.output == "wide"}
 		switch {
 		case len(reports) == 0:
@@ -577,21 +572,8 @@ func (o *statusOptions) print(out io.Writer, reports []meshReport, mesh string, 
 	if mesh != "" && len(reports) == 1 {
 		value = reports[0]
 	}
-	var data []byte
-	var err error
-	switch {
-	case o.output == "yaml":
-		data, err = yaml.Marshal(value)
-	case o.watch:
-		data, err = json.Marshal(value) // a line each
-		data = append(data, '\n')
-	default:
-		data, err = json.MarshalIndent(value, "", "    ")
-		data = append(data, '\n')
+	if o.output == "json" && o.watch {
+		return json.NewEncoder(out).Encode(value) // a line each
 	}
-	if err != nil {
-		return err
-	}
-	_, err = out.Write(data)
-	return err
+	return o.output.print(out, value)
 }

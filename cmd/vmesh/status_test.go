@@ -239,7 +239,7 @@ func TestStatusCommandsTellByTheirExitCode(t *testing.T) {
 		{"no mesh at all", map[string]string{"/apis/vmesh.io/v1alpha1/meshes": `{"items":[]}`}, nil, 0, "There is no mesh."},
 		{"one of one", map[string]string{"/apis/vmesh.io/v1alpha1/meshes": `{"items":[` + in + `]}`}, nil, 0, "Mesh m: ready, in step"},
 		{"two", map[string]string{"/apis/vmesh.io/v1alpha1/meshes": `{"items":[` + in + `,{"metadata":{"name":"n"}}]}`}, []string{"--exit-code"}, 3, "MESH   READY"},
-		{"another form", nil, []string{"m", "-o", "xml"}, 1, `--output: "xml" is none of wide, json and yaml`},
+		{"another form", nil, []string{"m", "-o", "xml"}, 1, `"-o, --output" flag: it must be wide, json or yaml`},
 		{"two names", nil, []string{"m", "n"}, 1, "at most one MESH"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

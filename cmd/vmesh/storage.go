@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/rest"
-	"sigs.k8s.io/yaml"
 
 	"github.com/vmesh-io/vmesh/pkg/apiserver"
 )
@@ -42,7 +41,7 @@ type rewriteOptions struct {
 	access    rootAccess
 	resources []string
 	cluster   string
-	output    string
+	output    outputFormat
 }
 
 func newStorageRewriteCommand() *cobra.Command {
@@ -72,18 +71,14 @@ The exit code is 2 if there are objects that cannot be decrypted; they are liste
 	o.access.addFlags(cmd)
 	cmd.Flags().StringSliceVar(&o.resources, "resource", nil, "Only objects of this resource, RESOURCE or RESOURCE.GROUP; may be given several times.")
 	cmd.Flags().StringVar(&o.cluster, "virtual-cluster", "", "Only objects of this virtual cluster, or of the root if it is root.")
-	cmd.Flags().StringVarP(&o.output, "output", "o", "", "How to print what was done: json or yaml; by default in words.")
+	o.output.addFlag(cmd, "How to print what was done: json or yaml; by default in words.")
 	_ = cmd.RegisterFlagCompletionFunc("virtual-cluster", func(cmd *cobra.Command, _ []string, toComplete string) ([]string, cobra.ShellCompDirective) {
 		return o.access.completeClusters(cmd, nil, toComplete)
 	})
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
 func (o *rewriteOptions) run(ctx context.Context, out, errOut io.Writer) error {
-	if o.output != "" && o.output != "json" && o.output != "yaml" {
-		return fmt.Errorf("--output: %q is neither json nor yaml", o.output)
-	}
 	client, err := o.access.client()
 	if err != nil {
 		return err
@@ -151,24 +146,16 @@ func (o *rewriteOptions) explain(err error, done int) error {
 }
 
 func (o *rewriteOptions) print(out, errOut io.Writer, sum apiserver.Rewrite) error {
-	var data []byte
 	var err error
-	switch o.output {
-	case "json":
-		data, err = json.MarshalIndent(sum, "", "  ")
-		data = append(data, '\n')
-	case "yaml":
-		data, err = yaml.Marshal(sum)
-	default:
-		data = fmt.Appendf(nil, "%d rewritten, %d already current, %d unreadable\n", sum.Rewritten, sum.Current, len(sum.Unreadable))
+	if o.output.structured() {
+		err = o.output.print(out, sum)
+	} else {
 		for _, u := range sum.Unreadable {
 			fmt.Fprintf(errOut, "virtual cluster %s: %s %s: %s\n", u.VirtualCluster, u.Resource, u.Object, u.Reason)
 		}
+		_, err = fmt.Fprintf(out, "%d rewritten, %d already current, %d unreadable\n", sum.Rewritten, sum.Current, len(sum.Unreadable))
 	}
 	if err != nil {
-		return err
-	}
-	if _, err := out.Write(data); err != nil {
 		return err
 	}
 	if len(sum.Unreadable) > 0 {

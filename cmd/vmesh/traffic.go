@@ -43,7 +43,7 @@ type trafficOptions struct {
 	wait          bool
 	timeout       time.Duration
 	dryRun        string
-	output        string
+	output        outputFormat
 	color         bool
 	in            io.Reader
 	out, errOut   io.Writer
@@ -114,12 +114,11 @@ The exit code is 0 if all is written, or there is nothing to write, 2 if a part 
 	f.BoolVar(&o.wait, "wait", false, "Wait until all control planes have it (condition Distributed).")
 	f.DurationVar(&o.timeout, "timeout", time.Minute, "How long --wait waits at most; 0 for ever.")
 	f.StringVar(&o.dryRun, "dry-run", "none", "client: only show what would be done; server: have the server check each write as well.")
-	f.StringVarP(&o.output, "output", "o", "", "How to print what is in force: json or yaml; by default as text.")
+	o.output.addFlag(cmd, "How to print what is in force: json or yaml; by default as text.")
 	complete := func(flag string, of func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective)) {
 		_ = cmd.RegisterFlagCompletionFunc(flag, of)
 	}
 	complete("dry-run", cobra.FixedCompletions([]string{"none", "client", "server"}, cobra.ShellCompDirectiveNoFileComp))
-	complete("output", cobra.FixedCompletions([]string{"json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
 	complete("prefer", o.access.completeServiceClusters(""))
 	complete("drain", o.access.completeServiceClusters(""))
 	complete("failover", cobra.NoFileCompletions)
@@ -166,9 +165,7 @@ func (o *trafficOptions) check(service string) (err error) {
 		return errors.New("--prefer: give one cluster: Istio ranks endpoints by being in it or not. The order among the others goes by region, see --failover")
 	case !slices.Contains([]string{"none", "client", "server"}, o.dryRun):
 		return fmt.Errorf("--dry-run: %q is none of none, client and server", o.dryRun)
-	case !slices.Contains([]string{"", "json", "yaml"}, o.output):
-		return fmt.Errorf("--output: %q is neither json nor yaml", o.output)
-	case o.output != "" && o.changes():
+	case o.output.structured() && o.changes():
 		return errors.New("--output is for what is in force: without flags that change it")
 	case o.timeout < 0:
 		return fmt.Errorf("--timeout: %s must not be negative", o.timeout)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -9,7 +8,6 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/yaml"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 )
@@ -251,21 +249,8 @@ func describeRoutes(service *unstructured.Unstructured, clusterOf map[string]str
 // show prints what is in force.
 func (o *trafficOptions) show(v *serviceView, all *trafficObjects) error {
 	r := v.report(all)
-	switch o.output {
-	case "json":
-		data, err := json.MarshalIndent(r, "", "    ")
-		if err != nil {
-			return err
-		}
-		_, err = fmt.Fprintln(o.out, string(data))
-		return err
-	case "yaml":
-		data, err := yaml.Marshal(r)
-		if err != nil {
-			return err
-		}
-		_, err = o.out.Write(data)
-		return err
+	if o.output.structured() {
+		return o.output.print(o.out, r)
 	}
 	s := &screen{out: o.out, now: time.Now(), wide: true}
 	s.line("Service %s/%s (%s)", r.Namespace, r.Service, r.Host)

@@ -500,7 +500,7 @@ func TestMistakesOfTrafficAreNamed(t *testing.T) {
 		{"reviews --clear --drain west", "--clear and --drain: give one"},
 		{"reviews --drain west=5", "names of clusters"},
 		{"reviews --local-only -o json", "--output is for what is in force"},
-		{"reviews -o table", "neither json nor yaml"},
+		{"reviews -o table", "must be json or yaml"},
 		{"reviews --local-only --dry-run=maybe", "none of none, client and server"},
 		{"reviews --local-only --timeout=-1s", "must not be negative"},
 	} {
@@ -544,7 +544,7 @@ spec: {hosts: [reviews], http: [{match: [{uri: {prefix: /a}}], route: [{destinat
 				t.Errorf("%s: no %q in\n%s", &c.rule, want, out.String())
 			}
 		}
-		for _, format := range []string{"json", "yaml"} {
+		for _, format := range []outputFormat{"json", "yaml"} {
 			out.Reset()
 			o.output = format
 			var report trafficReport

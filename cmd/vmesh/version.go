@@ -7,13 +7,12 @@ import (
 
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/yaml"
 
 	"github.com/vmesh-io/vmesh/pkg/version"
 )
 
 func newVersionCommand() *cobra.Command {
-	var output string
+	var output outputFormat
 	cmd := &cobra.Command{
 		Use:     "version",
 		Short:   "Print the version",
@@ -26,29 +25,14 @@ func newVersionCommand() *cobra.Command {
 				Date      string `json:"date"`
 				GoVersion string `json:"goVersion"`
 			}{version.Version, version.Commit, version.Date, goruntime.Version()}
-			var data []byte
-			var err error
-			switch output {
-			case "":
-				_, err = fmt.Fprintf(cmd.OutOrStdout(), "vmesh %s (%s, %s)\n", info.Version, info.Commit, info.GoVersion)
-				return err
-			case "json":
-				data, err = json.MarshalIndent(info, "", "  ")
-				data = append(data, '\n')
-			case "yaml":
-				data, err = yaml.Marshal(info)
-			default:
-				return fmt.Errorf("--output: %q is neither json nor yaml", output)
+			if output.structured() {
+				return output.print(cmd.OutOrStdout(), info)
 			}
-			if err != nil {
-				return err
-			}
-			_, err = cmd.OutOrStdout().Write(data)
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "vmesh %s (%s, %s)\n", info.Version, info.Commit, info.GoVersion)
 			return err
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "How to print it: json or yaml; by default in words.")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
+	output.addFlag(cmd, "How to print it: json or yaml; by default in words.")
 	return cmd
 }
 
