@@ -43,8 +43,11 @@ type fixture struct {
 	kinds     []Kind
 }
 
-func newFixture(t *testing.T, kinds []Kind) *fixture {
+func newFixture(t *testing.T, kinds []Kind, prepare ...func(*Builder)) *fixture {
 	b := NewBuilder(kinds, NewMetrics(metrics.NewKubeRegistry().MustRegister))
+	for _, f := range prepare {
+		f(b)
+	}
 	f := &fixture{t: t, builder: b, observers: map[string]Observer{}, kinds: kinds}
 	for _, s := range b.Sources() {
 		f.observers[s.Resource.Resource] = s.Observer

@@ -4,8 +4,8 @@ import (
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
 )
 
-// Follower is told of every object that was written or deleted, or that another mesh
-// than before receives.
+// Follower is told of every object that was written or deleted, that another mesh than
+// before receives, or of which a mesh has come to have more, less or nothing.
 type Follower interface {
 	// Placed tells where the objects are, in the order of their changes, once snapshots
 	// tell of them. It is called by the builder's goroutine, which waits for it. The
@@ -52,12 +52,26 @@ func (m *model) touchSpace(s *space) {
 // touchTurned takes note of what came to be held back in a mesh, or free.
 func (m *model) touchTurned(mesh *mesh) {
 	for _, t := range mesh.turned {
-		if m.followed {
+		if !m.followed {
+			break
+		}
+		// What is turned by others is known as it was rendered, and its status is newer.
+		if t.object = m.current(t.kind, t.object); t.object != nil {
 			t.moved = m.placed
 			m.touched = append(m.touched, t)
 		}
 	}
 	mesh.turned = nil
+}
+
+// current is an object as it was observed last, nil if it is gone.
+func (m *model) current(kind int, o *object.Object) *object.Object {
+	if c := m.clusters[o.Cluster()]; c != nil {
+		if s := c.spaces[o.Namespace]; s != nil {
+			return s.objects(kind)[o.Name]
+		}
+	}
+	return nil
 }
 
 // placements are where those touched are by now.
