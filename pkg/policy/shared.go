@@ -20,9 +20,10 @@ const ReasonHostTaken = "HostTaken"
 type Shared struct {
 	// Hosts are these hosts in full and in lower case, sorted.
 	Hosts []string
-	// takes says that it leaves nothing of them to who comes after it, and yields that it says
-	// nothing else, so that it has no effect where all of them are taken.
-	takes, yields bool
+	// takes says that it leaves nothing of them to who comes after it, and yields that nothing
+	// is left of what it says for one that is taken. If it is about them alone, it has no
+	// effect where all of them are taken.
+	takes, yields, alone bool
 	// Whoever is in one of these namespaces sees it, everybody if all is set. They are sorted.
 	exportTo []string
 	all      bool
@@ -47,7 +48,7 @@ func Share(kind string, o *object.Object, owners Owners) *Shared {
 	if !out.export(s.exportTo) {
 		return nil
 	}
-	out.takes, out.yields = true, true
+	out.takes, out.yields, out.alone = true, true, true
 	for _, written := range s.hosts {
 		name := strings.ToLower(written)
 		if kind == virtualService && isShort(written) {
@@ -56,7 +57,7 @@ func Share(kind string, o *object.Object, owners Owners) *Shared {
 		if sharedHost(name, owners) {
 			out.Hosts = append(out.Hosts, name)
 		} else {
-			out.yields = false
+			out.alone = false
 		}
 	}
 	if len(out.Hosts) == 0 {
@@ -65,8 +66,9 @@ func Share(kind string, o *object.Object, owners Owners) *Shared {
 	if kind == virtualService {
 		if len(s.gateways) > 0 {
 			// At gateways it is merged with others and says something in any case.
-			out.takes = slices.Contains(s.gateways, meshGateway)
-			out.yields = out.yields && !slices.ContainsFunc(s.gateways, func(g string) bool { return g != meshGateway })
+			sidecars := slices.Contains(s.gateways, meshGateway)
+			out.takes, out.yields = sidecars, sidecars
+			out.alone = out.alone && !slices.ContainsFunc(s.gateways, func(g string) bool { return g != meshGateway })
 		}
 		everything, httpOnly, ok := readRoutes(o)
 		out.takes, out.yields = out.takes && everything && ok, out.yields && httpOnly && ok
@@ -169,13 +171,14 @@ func (s *Shared) TakesFrom(younger *Shared) bool {
 	return outside
 }
 
-// Yields says whether the object can be left without effect.
-func (s *Shared) Yields() bool { return s.yields }
+// Alone says whether the object is about hosts that are shared and nothing else, and thus
+// without any effect when all of them are taken.
+func (s *Shared) Alone() bool { return s.alone }
 
 // Cluster is the virtual cluster of the object.
 func (s *Shared) Cluster() string { return s.cluster }
 
-// Taken says that an object has lost all its hosts, of which this one has a first.
+// Taken says that an object has lost a host, which this one has.
 func (s *Shared) Taken(host string) Violation {
 	return Violation{Field: "spec.hosts", Reason: ReasonHostTaken, Message: fmt.Sprintf(
 		"%q is taken: %s %s/%s of virtual cluster %q is older and is seen by all that would see this one: agree on one of them, or export this one to its own namespace alone (exportTo: [\".\"])",

@@ -53,51 +53,52 @@ func TestTheOldestHasAHostWhereBothAreSeenAndNeitherIsNearer(t *testing.T) {
 	index := theMesh(func(all map[string]*ownership.Claims) {
 		all["bank"].Namespaces = append(all["bank"].Namespaces, "bank-2")
 	})
+	const nothing, inPart, all = "nothing", "a host, and keeps others", "all that it says"
 	for _, c := range []struct {
 		name, kind, older, younger string
-		taken                      bool
+		loses                      string // what the younger loses
 	}{
-		{"both go everywhere", serviceEntry, `{` + host + `,"exportTo":["*"]}`, `{` + host + `,"exportTo":["*"]}`, true},
-		{"without exportTo it is everywhere", serviceEntry, `{` + host + `}`, `{` + host + `}`, true},
-		{"upper case is the same", serviceEntry, `{"hosts":["OPEN.bank.example.com"]}`, `{` + host + `}`, true},
-		{"ports do not matter", serviceEntry, `{` + host + `,"ports":[{"number":80,"protocol":"HTTP"}]}`, `{` + host + `,"ports":[{"number":443,"protocol":"TLS"}]}`, true},
-		{"each keeps to its own", serviceEntry, `{` + host + `,"exportTo":["."]}`, `{` + host + `,"exportTo":["."]}`, false},
-		{"the younger keeps to its own", serviceEntry, `{` + host + `,"exportTo":["*"]}`, `{` + host + `,"exportTo":["."]}`, false},
-		{"the older keeps to its own", serviceEntry, `{` + host + `,"exportTo":["."]}`, `{` + host + `,"exportTo":["*"]}`, false},
-		{"the younger is nearer by name", serviceEntry, `{` + host + `,"exportTo":["*"]}`, `{` + host + `,"exportTo":[".","edge"]}`, false},
-		{"both go to a third, the older also to the younger's", serviceEntry, `{` + host + `,"exportTo":["shop","edge"]}`, `{` + host + `,"exportTo":[".","edge"]}`, true},
-		{"both go to a third, the older not to the younger's", serviceEntry, `{` + host + `,"exportTo":[".","edge"]}`, `{` + host + `,"exportTo":[".","edge"]}`, false},
-		{"both go to a third alone", serviceEntry, `{` + host + `,"exportTo":["edge"]}`, `{` + host + `,"exportTo":["edge"]}`, true},
-		{"one namespace is left to the younger", serviceEntry, `{` + host + `,"exportTo":["edge"]}`, `{` + host + `,"exportTo":["edge","other"]}`, false},
-		{"what goes to the older's namespace alone", serviceEntry, `{` + host + `}`, `{` + host + `,"exportTo":["bank"]}`, true},
-		{"a VirtualService that does so is nearer", virtualService, `{` + host + `,"http":[{}]}`, `{` + host + `,"http":[{}],"exportTo":["bank"]}`, false},
-		{"the younger has another host as well", serviceEntry, `{` + host + `}`, `{"hosts":["open.bank.example.com","shop.example.com"]}`, false},
-		{"the older has another host as well", serviceEntry, `{"hosts":["open.bank.example.com","bank.example.com"]}`, `{` + host + `}`, true},
+		{"both go everywhere", serviceEntry, `{` + host + `,"exportTo":["*"]}`, `{` + host + `,"exportTo":["*"]}`, all},
+		{"without exportTo it is everywhere", serviceEntry, `{` + host + `}`, `{` + host + `}`, all},
+		{"upper case is the same", serviceEntry, `{"hosts":["OPEN.bank.example.com"]}`, `{` + host + `}`, all},
+		{"ports do not matter", serviceEntry, `{` + host + `,"ports":[{"number":80,"protocol":"HTTP"}]}`, `{` + host + `,"ports":[{"number":443,"protocol":"TLS"}]}`, all},
+		{"each keeps to its own", serviceEntry, `{` + host + `,"exportTo":["."]}`, `{` + host + `,"exportTo":["."]}`, nothing},
+		{"the younger keeps to its own", serviceEntry, `{` + host + `,"exportTo":["*"]}`, `{` + host + `,"exportTo":["."]}`, nothing},
+		{"the older keeps to its own", serviceEntry, `{` + host + `,"exportTo":["."]}`, `{` + host + `,"exportTo":["*"]}`, nothing},
+		{"the younger is nearer by name", serviceEntry, `{` + host + `,"exportTo":["*"]}`, `{` + host + `,"exportTo":[".","edge"]}`, nothing},
+		{"both go to a third, the older also to the younger's", serviceEntry, `{` + host + `,"exportTo":["shop","edge"]}`, `{` + host + `,"exportTo":[".","edge"]}`, all},
+		{"both go to a third, the older not to the younger's", serviceEntry, `{` + host + `,"exportTo":[".","edge"]}`, `{` + host + `,"exportTo":[".","edge"]}`, nothing},
+		{"both go to a third alone", serviceEntry, `{` + host + `,"exportTo":["edge"]}`, `{` + host + `,"exportTo":["edge"]}`, all},
+		{"one namespace is left to the younger", serviceEntry, `{` + host + `,"exportTo":["edge"]}`, `{` + host + `,"exportTo":["edge","other"]}`, nothing},
+		{"what goes to the older's namespace alone", serviceEntry, `{` + host + `}`, `{` + host + `,"exportTo":["bank"]}`, all},
+		{"a VirtualService that does so is nearer", virtualService, `{` + host + `,"http":[{}]}`, `{` + host + `,"http":[{}],"exportTo":["bank"]}`, nothing},
+		{"the younger has another host as well", serviceEntry, `{` + host + `}`, `{"hosts":["open.bank.example.com","shop.example.com"]}`, inPart},
+		{"the older has another host as well", serviceEntry, `{"hosts":["open.bank.example.com","bank.example.com"]}`, `{` + host + `}`, all},
 
-		{"routes for all", virtualService, `{` + host + `,"http":[{}]}`, `{` + host + `,"http":[{}]}`, true},
-		{"the older routes by the path", virtualService, `{` + host + `,"http":[{"match":[{"uri":{"prefix":"/a"}}]}]}`, `{` + host + `,"http":[{}]}`, true},
-		{"the older is for some callers", virtualService, `{` + host + `,"http":[{"match":[{"sourceNamespace":"edge"}]}]}`, `{` + host + `,"http":[{}]}`, false},
-		{"the older is for some workloads", virtualService, `{` + host + `,"http":[{"match":[{"sourceLabels":{"a":"b"},"uri":{"prefix":"/a"}}]}]}`, `{` + host + `,"http":[{}]}`, false},
-		{"the older is for one port", virtualService, `{` + host + `,"http":[{"match":[{"port":80}]}]}`, `{` + host + `,"http":[{}]}`, false},
-		{"the older is for some callers, then for all", virtualService, `{` + host + `,"http":[{"match":[{"port":80}]},{"route":[]}]}`, `{` + host + `,"http":[{}]}`, true},
-		{"the older delegates", virtualService, `{` + host + `,"http":[{"delegate":{"name":"x"}}]}`, `{` + host + `,"http":[{}]}`, false},
-		{"the older has no routes of HTTP", virtualService, `{` + host + `,"tls":[{}]}`, `{` + host + `,"http":[{}]}`, false},
-		{"the younger has other routes too", virtualService, `{` + host + `,"http":[{}]}`, `{` + host + `,"http":[{}],"tls":[{}]}`, false},
-		{"at a gateway they are merged", virtualService, `{` + host + `,"http":[{}],"gateways":["edge/public"]}`, `{` + host + `,"http":[{}],"gateways":["edge/public"]}`, false},
-		{"the younger is at a gateway too", virtualService, `{` + host + `,"http":[{}]}`, `{` + host + `,"http":[{}],"gateways":["mesh","edge/public"]}`, false},
-		{"the older is at a gateway too", virtualService, `{` + host + `,"http":[{}],"gateways":["mesh","edge/public"]}`, `{` + host + `,"http":[{}]}`, true},
-		{"the younger's domain is wider", serviceEntry, `{` + host + `}`, `{"hosts":["*.open.bank.example.com"]}`, false},
+		{"routes for all", virtualService, `{` + host + `,"http":[{}]}`, `{` + host + `,"http":[{}]}`, all},
+		{"the older routes by the path", virtualService, `{` + host + `,"http":[{"match":[{"uri":{"prefix":"/a"}}]}]}`, `{` + host + `,"http":[{}]}`, all},
+		{"the older is for some callers", virtualService, `{` + host + `,"http":[{"match":[{"sourceNamespace":"edge"}]}]}`, `{` + host + `,"http":[{}]}`, nothing},
+		{"the older is for some workloads", virtualService, `{` + host + `,"http":[{"match":[{"sourceLabels":{"a":"b"},"uri":{"prefix":"/a"}}]}]}`, `{` + host + `,"http":[{}]}`, nothing},
+		{"the older is for one port", virtualService, `{` + host + `,"http":[{"match":[{"port":80}]}]}`, `{` + host + `,"http":[{}]}`, nothing},
+		{"the older is for some callers, then for all", virtualService, `{` + host + `,"http":[{"match":[{"port":80}]},{"route":[]}]}`, `{` + host + `,"http":[{}]}`, all},
+		{"the older delegates", virtualService, `{` + host + `,"http":[{"delegate":{"name":"x"}}]}`, `{` + host + `,"http":[{}]}`, nothing},
+		{"the older has no routes of HTTP", virtualService, `{` + host + `,"tls":[{}]}`, `{` + host + `,"http":[{}]}`, nothing},
+		{"the younger has other routes too", virtualService, `{` + host + `,"http":[{}]}`, `{` + host + `,"http":[{}],"tls":[{}]}`, nothing},
+		{"at a gateway they are merged", virtualService, `{` + host + `,"http":[{}],"gateways":["edge/public"]}`, `{` + host + `,"http":[{}],"gateways":["edge/public"]}`, nothing},
+		{"the younger is at a gateway too", virtualService, `{` + host + `,"http":[{}]}`, `{` + host + `,"http":[{}],"gateways":["mesh","edge/public"]}`, inPart},
+		{"the older is at a gateway too", virtualService, `{` + host + `,"http":[{}],"gateways":["mesh","edge/public"]}`, `{` + host + `,"http":[{}]}`, all},
+		{"the younger's domain is wider", serviceEntry, `{` + host + `}`, `{"hosts":["*.open.bank.example.com"]}`, nothing},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			older, younger := share(t, index, c.kind, "bank", "bank", c.older, 9), share(t, index, c.kind, "shop", "shop", c.younger, 5)
 			if older == nil {
-				if c.taken {
+				if c.loses != nothing {
 					t.Fatal("the older says nothing")
 				}
 				return
 			}
 			if younger == nil {
-				if c.taken {
+				if c.loses != nothing {
 					t.Fatal("the younger says nothing")
 				}
 				return
@@ -108,8 +109,14 @@ func TestTheOldestHasAHostWhereBothAreSeenAndNeitherIsNearer(t *testing.T) {
 					shared = shared || h == o
 				}
 			}
-			if got := shared && older.TakesFrom(younger); got != c.taken {
-				t.Errorf("taken: %v, want %v", got, c.taken)
+			got := nothing
+			if shared && older.TakesFrom(younger) {
+				if got = inPart; younger.Alone() {
+					got = all
+				}
+			}
+			if got != c.loses {
+				t.Errorf("the younger loses %s, want %s", got, c.loses)
 			}
 			if younger.TakesFrom(older) {
 				t.Error("the younger takes from the older")

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/vmesh-io/vmesh/test/harness"
+	"github.com/vmesh-io/vmesh/test/traffic"
 )
 
 // team is a virtual cluster of the mesh.
@@ -162,6 +163,74 @@ func TestWhatIsHeldBackLeavesARealIstiodAndNothingElseDoes(t *testing.T) {
 		t.Fatal(err, out)
 	}
 	wait("bank/api=bank bank/open=bank shop-2/svc=shop shop/api=shop shop/www=shop")
+	if out, err := harness.Kubectl(ctx, bank.kubeconfig, "", "wait", "--for=condition=Distributed", "serviceentry/open", "-n", "bank", "--timeout=60s"); err != nil {
+		t.Errorf("the object is not told that it is in: %v %s", err, out)
+	}
+}
+
+// TestAnObjectThatHasLostOneOfItsHostsIsToldWhoHasIt holds what is told against where calls go.
+func TestAnObjectThatHasLostOneOfItsHostsIsToldWhoHasIt(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	m := startMesh(ctx, t)
+	const open, own = "open.bank.example.com", "bank.example.com"
+	bank := m.team(ctx, t, "bank", `{namespaces: [bank], hosts: [bank.example.com, "*.bank.example.com"], guardRails: {exportTo: ["*"]}, grants: [{to: shop, hosts: [open.bank.example.com]}]}`, "bank")
+	shop := m.team(ctx, t, "shop", `{namespaces: [shop], hosts: [shop.com], guardRails: {exportTo: ["*"]}}`, "shop")
+	server := func(of *team, name, hosts string) string {
+		t.Helper()
+		backend, err := traffic.StartBackend(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		harness.StopAfter(t, func(context.Context) error { return backend.Stop() })
+		return fmt.Sprintf("---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: %s, namespace: %s}\n"+
+			"spec: {hosts: [%s], exportTo: [\"*\"], location: MESH_INTERNAL, resolution: STATIC, ports: [{number: 80, name: grpc, protocol: GRPC}], endpoints: [{address: 127.0.0.1, ports: {grpc: %d}}]}\n",
+			name, of.name, hosts, backend.Port)
+	}
+	routes := func(of *team, to, hosts string) string {
+		return fmt.Sprintf("---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: routes, namespace: %s}\n"+
+			"spec: {hosts: [%s], exportTo: [\"*\"], http: [{route: [{destination: {host: %s, port: {number: 80}}}]}]}\n", of.name, hosts, to)
+	}
+	bank.apply(server(bank, "hosts", open+", "+own) + server(bank, "newest", "newest.bank.example.com"))
+	shop.apply(server(shop, "stall", "shop.com") + routes(shop, "shop.com", open))
+	time.Sleep(1100 * time.Millisecond) // ages are told by the second
+	bank.apply(routes(bank, "newest.bank.example.com", open+", "+own))
+
+	clients := map[string]*traffic.Client{}
+	for _, host := range []string{open, own} {
+		client, err := traffic.DialFrom(m.istiod.GRPCAddress, "bank", host+":80")
+		if err != nil {
+			t.Fatal(err)
+		}
+		harness.StopAfter(t, func(context.Context) error { return client.Close() })
+		clients[host] = client
+	}
+	says := func(want string, goTo map[string]string) {
+		t.Helper()
+		eventually(ctx, t, "it says "+want, func() error {
+			out, err := harness.Kubectl(ctx, bank.kubeconfig, "", "get", "virtualservice", "routes", "-n", "bank", "-o",
+				`jsonpath={.status.conditions[?(@.type=="Distributed")].status} {.status.conditions[?(@.type=="Distributed")].reason}: {.status.conditions[?(@.type=="Distributed")].message}`)
+			if err == nil && !strings.HasPrefix(out, want) {
+				err = fmt.Errorf("it says %q", out)
+			}
+			return err
+		})
+		for host, server := range goTo {
+			eventually(ctx, t, "calls of "+host+" go to "+server, func() error {
+				counts, err := traffic.Split(ctx, clients[host], 10, nil)
+				if err == nil && counts[server] != 10 {
+					err = fmt.Errorf("they go to %v", counts)
+				}
+				return err
+			})
+		}
+	}
+	says(`True DistributedInPart: Acknowledged by 1 of 1 control plane, but spec.hosts: "open.bank.example.com" is taken: VirtualService shop/routes of virtual cluster "shop" is older`,
+		map[string]string{open: "stall", own: "newest"})
+	if out, err := harness.Kubectl(ctx, shop.kubeconfig, "", "delete", "virtualservice", "routes", "-n", "shop"); err != nil {
+		t.Fatal(err, out)
+	}
+	says("True Distributed: Acknowledged by 1 of 1 control plane", map[string]string{open: "newest", own: "newest"})
 }
 
 // TestANamespaceMovesBetweenTeamsAndIstiodMissesNothing does what the user guide says.

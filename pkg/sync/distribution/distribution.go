@@ -27,6 +27,9 @@ import (
 const (
 	// ReasonDistributed: all control planes that are to have it have it.
 	ReasonDistributed = "Distributed"
+	// ReasonInPart: all have it, but some of its hosts are those of an older object of another
+	// virtual cluster, so that it has no effect for these.
+	ReasonInPart = "DistributedInPart"
 	// ReasonPending: it was written a moment ago.
 	ReasonPending = "Pending"
 	// ReasonBehind: a control plane that is connected does not acknowledge it.

@@ -129,6 +129,9 @@ func (t *Tracker) verdict(p *pending, j *judgement, now time.Time) (verdict *ist
 	}
 	switch {
 	case c.meant > 0 && c.have == c.meant:
+		if message, lacks := j.snapshot.LacksHosts(t.kinds[j.kind].Name, p.id.namespace, p.id.name); lacks {
+			return as(metav1.ConditionTrue, ReasonInPart, "Acknowledged by %s%s, but %s", of, j.proxies, message), true
+		}
 		return as(metav1.ConditionTrue, ReasonDistributed, "Acknowledged by %s%s", of, j.proxies), true
 	case c.meant == 0 && len(j.receivers) == 0 && len(j.peers) == 0:
 		v := noControlPlanes(j.mesh)

@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/google/btree"
@@ -10,8 +11,8 @@ import (
 )
 
 // contest decides between the objects of one kind that speak for the same hosts of a mesh.
-// The oldest has a host, and one that has lost all of its hosts has lost: then it is out, and
-// takes nothing from others. Only hosts that are shared by a grant are here.
+// The oldest has a host, and one that has lost all of its hosts, and is about nothing else, is
+// out: it takes nothing from others. Only hosts that are shared by a grant are here.
 type contest struct {
 	all   map[string]*speaker   // by key
 	hosts map[string][]*speaker // oldest first
@@ -25,7 +26,35 @@ type speaker struct {
 	key    string
 	object *object.Object
 	said   *policy.Shared
-	lostTo []*speaker // one for each host; nil when it is in
+	lostTo []*speaker // who has each of its hosts, nil for one that it has; nil if it has all
+	out    bool
+}
+
+// taken says which hosts a speaker has lost; false for none.
+func (s *speaker) taken() (v policy.Violation, some bool) {
+	more := 0
+	for i, by := range s.lostTo {
+		switch {
+		case by == nil:
+		case some:
+			more++
+		default:
+			v, some = by.said.Taken(s.said.Hosts[i]), true
+		}
+	}
+	if more > 0 {
+		v.Message += fmt.Sprintf(" (and so are %d more)", more)
+	}
+	return v, some
+}
+
+// whose is who has a host of a speaker as far as is known; nil for itself.
+func (s *speaker) whose(host string) *speaker {
+	if s.lostTo == nil {
+		return nil
+	}
+	at, _ := slices.BinarySearch(s.said.Hosts, host)
+	return s.lostTo[at]
 }
 
 func olderSpeaker(a, b *speaker) bool {
@@ -79,77 +108,78 @@ func (c *contest) set(key string, o *object.Object, said *policy.Shared) {
 // ask has those decided anew that have lost to one that says so no more, or that one takes
 // from.
 func (c *contest) ask(gone, came *speaker) {
-	hosts := func(s *speaker, concerns func(*speaker) bool) {
+	hosts := func(s *speaker, concerns func(other *speaker, host string) bool) {
 		for _, host := range s.said.Hosts {
 			for _, other := range c.hosts[host] {
-				if other != s && concerns(other) {
+				if other != s && concerns(other, host) {
 					c.changed.ReplaceOrInsert(other)
 				}
 			}
 		}
 	}
 	if gone != nil {
-		hosts(gone, func(other *speaker) bool { return slices.Contains(other.lostTo, gone) })
+		hosts(gone, func(other *speaker, _ string) bool { return slices.Contains(other.lostTo, gone) })
 	}
 	if came != nil {
-		hosts(came, func(other *speaker) bool { return other.lostTo == nil && came.said.TakesFrom(other.said) })
+		hosts(came, func(other *speaker, host string) bool {
+			has := other.whose(host)
+			return (has == nil || olderSpeaker(came, has)) && came.said.TakesFrom(other.said)
+		})
 	}
 }
 
-// decide finds out who has lost, or lost to somebody else, and who is in again, among those
-// that have changed or depend on them. Of one that is new or was set anew it tells only if it
-// has lost.
-func (c *contest) decide(lost func(s *speaker, reason policy.Violation), in func(*speaker)) {
+// decide finds out what has been lost, or lost to somebody else, and what is won back, among
+// those that have changed or depend on them. Of one that is new or was set anew it tells only if it
+// has lost something.
+func (c *contest) decide(turned func(s *speaker, wasOut bool)) {
 	if c.all == nil {
 		return
 	}
-	turned := map[*speaker][]*speaker{} // to whom they had lost
+	before := map[*speaker]speaker{}
 	for {
 		s, some := c.changed.DeleteMin()
 		if !some {
 			break
 		}
-		had := s.lostTo
-		if _, before := turned[s]; !before {
-			turned[s] = had
+		if _, known := before[s]; !known {
+			before[s] = *s
 		}
-		s.lostTo = c.losesTo(s)
+		wasOut := s.out
+		c.ownHosts(s)
 		switch {
-		case had == nil && s.lostTo != nil:
+		case s.out && !wasOut:
 			c.ask(s, nil)
-		case had != nil && s.lostTo == nil:
+		case wasOut && !s.out:
 			c.ask(nil, s)
 		}
 	}
-	for s, had := range turned {
-		switch {
-		case s.lostTo != nil && !slices.Equal(had, s.lostTo):
-			lost(s, s.lostTo[0].said.Taken(s.said.Hosts[0]))
-		case had != nil && s.lostTo == nil:
-			in(s)
+	for s, was := range before {
+		if was.out != s.out || !slices.Equal(was.lostTo, s.lostTo) {
+			turned(s, was.out)
 		}
 	}
 }
 
-// losesTo are those who have a speaker's hosts, one for each; nil unless all are taken.
-func (c *contest) losesTo(s *speaker) []*speaker {
-	if !s.said.Yields() {
-		return nil
-	}
-	by := make([]*speaker, 0, len(s.said.Hosts))
-	for _, host := range s.said.Hosts {
+// ownHosts finds out who has a speaker's hosts.
+func (c *contest) ownHosts(s *speaker) {
+	s.lostTo = nil
+	lost := 0
+	for i, host := range s.said.Hosts {
 		of := c.hosts[host]
-		at := slices.IndexFunc(of, func(other *speaker) bool { return other == s || other.lostTo == nil && other.said.TakesFrom(s.said) })
+		at := slices.IndexFunc(of, func(other *speaker) bool { return other == s || !other.out && other.said.TakesFrom(s.said) })
 		if of[at] == s {
-			return nil
+			continue
 		}
-		by = append(by, of[at])
+		if lost++; s.lostTo == nil {
+			s.lostTo = make([]*speaker, len(s.said.Hosts))
+		}
+		s.lostTo[i] = of[at]
 	}
-	return by
+	s.out = s.said.Alone() && lost == len(s.said.Hosts)
 }
 
 // out says whether an object has lost.
 func (c *contest) out(key string) bool {
 	s := c.all[key]
-	return s != nil && s.lostTo != nil
+	return s != nil && s.out
 }

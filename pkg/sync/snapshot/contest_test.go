@@ -5,7 +5,9 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -89,6 +91,22 @@ func TestOfTwoThatSpeakForOneHostTheOldestIsInTheMesh(t *testing.T) {
 	if _, message, _ := first.HeldBackReason("shop", "Kind0", "shop", "a"); !strings.Contains(message, `"a.com" is taken: ServiceEntry bank/a of virtual cluster "bank" is older`) {
 		t.Errorf("the loser is told %q", message)
 	}
+	// Who has lost one of several is told that.
+	inPart := func(s *Snapshot, want ...string) {
+		t.Helper()
+		var got []string
+		for h := range s.InPart.All() {
+			_, of, _ := strings.Cut(h.Message, "taken: ")
+			got = append(got, fmt.Sprintf("%s/%s to %s", h.Namespace, h.Name, strings.Fields(of)[1]))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("without some of their hosts are %q, want %q", got, want)
+		}
+	}
+	inPart(first, "shop/b to bank/a", "shop/c to bank/a")
+	if message, lacks := first.LacksHosts("Kind0", "shop", "c"); !lacks || !strings.HasPrefix(message, `spec.hosts: "a.com" is taken: ServiceEntry bank/a of virtual cluster "bank" is older`) {
+		t.Errorf("who has lost one is told %q", message)
+	}
 	for _, step := range []struct {
 		name       string
 		do         func()
@@ -105,7 +123,7 @@ func TestOfTwoThatSpeakForOneHostTheOldestIsInTheMesh(t *testing.T) {
 		}, "0:bank/a=1 0:shop/a=1 " + b + " 0:wine/b=1 " + c, ""},
 	} {
 		step.do()
-		f.waitForBoth(s, step.want, step.held)
+		inPart(f.waitForBoth(s, step.want, step.held))
 	}
 	set := func(c ownership.Claims) { f.observers["virtualclusters"].Changed(watch.Modified, everywhere(c), 9) }
 	kind.Changed(watch.Modified, speaking("shop", "shop", "a", 5, "b.com"), 6)
@@ -118,7 +136,63 @@ func TestOfTwoThatSpeakForOneHostTheOldestIsInTheMesh(t *testing.T) {
 	set(granting)
 	f.waitForBoth(s, "0:bank/a=1 "+b+" 0:wine/b=1", "shop/0:shop/a=HostTaken wine/0:wine/c=HostNotOwned")
 	f.observers["virtualclusters"].Changed(watch.Deleted, everywhere(claims("wine", "wine", "")), 10)
-	f.waitForBoth(s, "0:bank/a=1 0:shop/a=1 "+b, "")
+	inPart(f.waitForBoth(s, "0:bank/a=1 0:shop/a=1 "+b, ""))
+	// It goes together with who is told.
+	kind.Changed(watch.Added, speaking("bank", "bank", "d", 0, "a.com", "b.com", "c.com"), 11)
+	kind.Changed(watch.Modified, speaking("shop", "shop", "a", 5, "b.com", "a.com"), 11)
+	inPart(f.waitForBoth(s, "0:bank/d=1 0:shop/a=1 "+b, "bank/0:bank/a=HostTaken"), "bank/d to shop/a")
+	kind.Changed(watch.Deleted, speaking("bank", "bank", "d", 0), 12)
+	inPart(f.waitForBoth(s, "0:shop/a=1 "+b, "bank/0:bank/a=HostTaken"))
+}
+
+// placed are the objects that a follower was told of last, by their names.
+type placed struct {
+	mu   sync.Mutex
+	last map[string]*object.Object
+}
+
+func (p *placed) Placed(placements []Placement) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, at := range placements {
+		p.last[at.Object.Cluster()+"/"+key(at.Object.Namespace, at.Object.Name)] = at.Object
+	}
+}
+
+func (p *placed) revision(name string) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if o := p.last[name]; o != nil {
+		return o.ResourceVersion
+	}
+	return ""
+}
+
+// A status that was written since an object was rendered is not undone by telling of what
+// was rendered: who follows would wait for it to be told of what is stored.
+func TestAFollowerIsToldOfObjectsAsTheyAreStored(t *testing.T) {
+	told := &placed{last: map[string]*object.Object{}}
+	f := newFixture(t, sharingKinds(), func(b *Builder) { b.Follow(told) })
+	f.start(map[string][]*object.Object{
+		"meshes":          {meshObject("m")},
+		"virtualclusters": {everywhere(claims("bank", "bank", "a.com b.com", grantOf("shop", "a.com"))), everywhere(claims("shop", "shop", ""))},
+		"kind0s":          {speaking("shop", "shop", "a", 9, "a.com"), speaking("bank", "bank", "a", 5, "a.com"), speaking("bank", "bank", "b", 4, "a.com", "b.com")},
+	})
+	s := f.subscribe("m")
+	f.waitForBoth(s, "0:bank/b=1 0:shop/a=1", "bank/0:bank/a=HostTaken")
+	for i, o := range []*object.Object{speaking("bank", "bank", "a", 5, "a.com"), speaking("bank", "bank", "b", 4, "a.com", "b.com")} {
+		o.ResourceVersion = "7" // and its spec is what it was
+		f.kind(0).Changed(watch.Modified, o, uint64(i+2))
+	}
+	f.kind(0).Changed(watch.Deleted, speaking("shop", "shop", "a", 9, "a.com"), 9)
+	f.waitForBoth(s, "0:bank/a=1 0:bank/b=1", "")
+	for _, name := range []string{"a", "b"} {
+		for deadline := time.Now().Add(time.Minute); told.revision("bank/bank/"+name) != "7"; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("of %s it is told as of %q", name, told.revision("bank/bank/"+name))
+			}
+		}
+	}
 }
 
 func TestWhatCannotBeRenderedKeepsItsHostAndItsPlace(t *testing.T) {
@@ -201,8 +275,8 @@ func TestAReviewTellsWhoWouldLoseItsHost(t *testing.T) {
 // What is decided step by step is what is decided from scratch.
 func TestAContestEndsTheSameHoweverItCameAbout(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
-	hosts := []string{"a.com", "b.com", "c.com"}
-	all := claims("c0", "n0", "a.com b.com c.com")
+	hosts := []string{"a.com", "b.com", "c.com", "own.com"} // the last of which is not shared
+	all := claims("c0", "n0", "a.com b.com c.com own.com")
 	for i := 1; i < 5; i++ {
 		all.Grants = append(all.Grants, grantOf(fmt.Sprint("c", i), "a.com", "b.com", "c.com"))
 	}
@@ -212,7 +286,20 @@ func TestAContestEndsTheSameHoweverItCameAbout(t *testing.T) {
 	}
 	var c contest
 	present := map[string]*speaker{}
-	decide := func() { c.decide(func(*speaker, policy.Violation) {}, func(*speaker) {}) }
+	told := map[*speaker]string{} // what the last word about each was
+	decide := func() {
+		c.decide(func(s *speaker, wasOut bool) {
+			if was := strings.HasPrefix(told[s], "out"); was != wasOut {
+				t.Errorf("%s was out: %v, and is told to have been: %v", s.key, was, wasOut)
+			}
+			if told[s] = ""; s.out {
+				told[s] = "out"
+			}
+			if v, some := s.taken(); some {
+				told[s] += v.Message
+			}
+		})
+	}
 	for step := range 3000 {
 		n := random.IntN(5)
 		namespace, name := fmt.Sprint("n", n), fmt.Sprint(random.IntN(4))
@@ -250,17 +337,24 @@ func TestAContestEndsTheSameHoweverItCameAbout(t *testing.T) {
 		})
 		in := map[string]bool{}
 		for i, s := range sorted {
-			taken := 0
+			want, taken := "", 0
 			for _, h := range s.said.Hosts {
-				if slices.ContainsFunc(sorted[:i], func(o *speaker) bool {
+				if by := slices.IndexFunc(sorted[:i], func(o *speaker) bool {
 					return in[o.key] && slices.Contains(o.said.Hosts, h) && o.said.TakesFrom(s.said)
-				}) {
-					taken++
+				}); by >= 0 {
+					if taken++; taken == 1 {
+						want = sorted[by].said.Taken(h).Message
+					}
 				}
 			}
-			in[s.key] = taken < len(s.said.Hosts)
-			if c.out(s.key) == in[s.key] {
-				t.Fatalf("step %d: %s is out: %v", step, s.key, c.out(s.key))
+			if taken > 1 {
+				want += fmt.Sprintf(" (and so are %d more)", taken-1)
+			}
+			if in[s.key] = !s.said.Alone() || taken < len(s.said.Hosts); !in[s.key] {
+				want = "out" + want
+			}
+			if c.out(s.key) == in[s.key] || told[c.all[s.key]] != want {
+				t.Fatalf("step %d: %s is out: %v, and was told %q, want %q", step, s.key, c.out(s.key), told[c.all[s.key]], want)
 			}
 		}
 	}

@@ -92,6 +92,12 @@ func (s *Snapshot) HeldBackReason(cluster, kind, namespace, name string) (reason
 	return h.Reason, h.Message, held
 }
 
+// LacksHosts says of an object in the mesh that some of its hosts are others', and whose.
+func (s *Snapshot) LacksHosts(kind, namespace, name string) (message string, lacks bool) {
+	h, lacks := s.InPart.Get("", kind, namespace, name)
+	return h.Message, lacks
+}
+
 // held is a mesh's HeldBack while it is being changed.
 type held struct {
 	tree    *btree.BTreeG[Held] // nil until there is something

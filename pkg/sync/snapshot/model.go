@@ -75,7 +75,8 @@ type mesh struct {
 	good        []map[string]*object.Object // of what is quarantined, what the list has
 	contests    []contest                   // by kind
 	held        held
-	turned      []touched // what came to be held back, or free, since the follower was told
+	inPart      held      // what is in without some of its hosts; for no virtual cluster, as a place is one's
+	turned      []touched // of what held or inPart tells something new since the follower was told
 	members     int
 	policy      *Policy
 	read        meshSource // what policy was made of
@@ -748,15 +749,29 @@ func (m *mesh) contend(kind int, of *Kind, todo map[string]pending, r *results, 
 		c.set(key, r.said[key].object, r.said[key].shared)
 	}
 	gone := map[string]struct{}{}
-	c.decide(func(s *speaker, v policy.Violation) {
-		if r.held == nil {
-			r.held = map[*object.Object]policy.Violation{}
+	told := map[string]struct{}{}
+	c.decide(func(s *speaker, wasOut bool) {
+		v, some := s.taken()
+		if m.tellInPart(kind, of.Name, s.key, s.object, v, some && !s.out); some {
+			told[s.key] = struct{}{}
 		}
-		r.held[s.object] = v
-		gone[s.key] = struct{}{}
-	}, func(s *speaker) {
-		again[s.key] = pending{object: s.object}
+		switch {
+		case s.out:
+			if r.held == nil {
+				r.held = map[*object.Object]policy.Violation{}
+			}
+			r.held[s.object] = v
+			gone[s.key] = struct{}{}
+		case wasOut:
+			again[s.key] = pending{object: s.object}
+		}
 	})
+	for key, p := range todo {
+		_, is := told[key]
+		if _, kept := r.kept[key]; !is && !kept {
+			m.tellInPart(kind, of.Name, key, p.object, policy.Violation{}, false)
+		}
+	}
 	if len(gone) > 0 {
 		for i := range r.changes {
 			at := &r.changes[i]
@@ -785,6 +800,25 @@ func (m *mesh) contend(kind int, of *Kind, todo map[string]pending, r *results, 
 	}
 }
 
+// tellInPart notes whether an object is in the mesh without some of its hosts.
+func (m *mesh) tellInPart(kind int, kindName, key string, o *object.Object, v policy.Violation, is bool) {
+	namespace, name, _ := strings.Cut(key, "/")
+	changed := false
+	if is {
+		h := heldKey("", kindName, namespace, name)
+		h.Reason, h.Message = v.Reason, shorten(v.Field+": "+v.Message)
+		changed = m.inPart.add(h)
+	} else {
+		changed = m.inPart.remove("", kindName, namespace, name)
+	}
+	if changed {
+		m.changed = true
+		if o != nil {
+			m.turned = append(m.turned, touched{kind: kind, object: o})
+		}
+	}
+}
+
 // quarantine notes which objects failed and which of those that did no longer do.
 func (m *mesh) quarantine(kind int, todo map[string]pending, failures map[string]v1alpha1.QuarantinedResource) (changed bool) {
 	for key := range m.quarantined[kind] {
@@ -810,7 +844,7 @@ func (m *mesh) quarantine(kind int, todo map[string]pending, failures map[string
 }
 
 func (m *mesh) snapshot() *Snapshot {
-	s := &Snapshot{Mesh: m.name, Lists: slices.Clone(m.lists), Policy: m.policy, VirtualClusters: m.members, HeldBack: m.held.publish(), Scopes: m.scopes.publish()}
+	s := &Snapshot{Mesh: m.name, Lists: slices.Clone(m.lists), Policy: m.policy, VirtualClusters: m.members, HeldBack: m.held.publish(), InPart: m.inPart.publish(), Scopes: m.scopes.publish()}
 	s.seal()
 	for _, failures := range m.quarantined {
 		s.Quarantined = slices.AppendSeq(s.Quarantined, maps.Values(failures))

@@ -171,9 +171,11 @@ func (w *world) judgeAll(ctx context.Context, subjects []subject) ([]verdict, er
 		at[s.object] = i
 	}
 	for _, c := range contests {
-		c.decide(func(s *speaker, v policy.Violation) {
-			verdicts[at[s.object]] = verdict{reason: v.Reason, message: shorten(v.Field + ": " + v.Message)}
-		}, func(*speaker) {})
+		c.decide(func(s *speaker, _ bool) {
+			if v, _ := s.taken(); s.out {
+				verdicts[at[s.object]] = verdict{reason: v.Reason, message: shorten(v.Field + ": " + v.Message)}
+			}
+		})
 	}
 	return verdicts, nil
 }

@@ -95,6 +95,9 @@ type Snapshot struct {
 	Quarantined []v1alpha1.QuarantinedResource
 	// HeldBack are the objects that may not reach the mesh; nil for none.
 	HeldBack *HeldBack
+	// InPart are objects that are in the mesh, but without some of their hosts, which older ones
+	// of other virtual clusters have; nil for none. Their VirtualCluster is empty.
+	InPart *HeldBack
 	// Scopes are what the sidecars of virtual clusters see that have a scope; nil for none.
 	Scopes *Scopes
 
