@@ -95,11 +95,6 @@ func New(config Config) (*Service, error) {
 		if config.Register != nil {
 			s.config.Distribution.Metrics = distribution.NewMetrics(config.Register)
 		}
-		if s.config.Distribution.Held == nil {
-			s.config.Distribution.Held = func(at *snapshot.Snapshot, kind int, o *object.Object) (reason, message string, held bool) {
-				return at.HeldBackReason(o.Cluster(), kinds[kind].Name, o.Namespace, o.Name)
-			}
-		}
 		s.tracker = distribution.New(kinds, s.builder, receivers{s}, s.config.Distribution)
 		s.builder.Follow(s.tracker)
 		s.config.XDS.Follower = s.tracker

@@ -85,13 +85,8 @@ type Ref struct {
 	Cluster, Namespace, Name string
 }
 
-// Held says of an object whether its mesh's snapshot leaves it out on purpose, and why.
-type Held func(s *snapshot.Snapshot, kind int, o *object.Object) (reason, message string, held bool)
-
 // Options are how a Tracker works. Zero values mean the defaults.
 type Options struct {
-	// Held may be nil.
-	Held Held
 	// Patience and Grace are those above by default.
 	Patience, Grace time.Duration
 	// Rate is how many conditions are written in a second when there are many to write,

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -404,7 +406,8 @@ func anyOrder(t *testing.T, random *rand.Rand) {
 	w := newWorld(t, Options{})
 	w.start()
 	ids := []string{"a", "b", "c"}
-	names := []string{"shop/x", "shop/y", "cart/z"}
+	names := []string{"shop/x", "shop/y", "cart/z", "far/v", "far/w"}
+	hosts := func() string { return []string{"", "a.com", "b.com", "a.com_b.com"}[random.IntN(4)] }
 	gone := map[string]time.Time{}
 	held := map[string]*snapshot.List{} // what a control plane really has, connected or not
 	claimed := true
@@ -430,16 +433,17 @@ func anyOrder(t *testing.T, random *rand.Rand) {
 			}
 		}
 	}
+	text := func() string { return []string{"text-0.", "text-1.", "text-2.", "broken"}[random.IntN(4)] }
 	labels := map[string]map[string]string{}
 	for step := range 150 {
 		name, id := names[random.IntN(len(names))], ids[random.IntN(len(ids))]
 		switch random.IntN(12) {
 		case 0, 1:
-			labels[name] = map[string]string{"step": fmt.Sprintf("step-%d.", step)}
-			w.write(name, fmt.Sprintf("text-%d.", random.IntN(3)), labels[name])
+			labels[name] = map[string]string{"step": fmt.Sprintf("step-%d.", step), "hosts": hosts()}
+			w.write(name, text(), labels[name])
 		case 2:
 			if o := w.stored[name]; o != nil {
-				labels[name] = map[string]string{"step": fmt.Sprintf("step-%d.", random.IntN(2))}
+				labels[name] = map[string]string{"step": fmt.Sprintf("step-%d.", random.IntN(2)), "hosts": hosts()}
 				w.write(name, string(bytes.Trim(o.Field("spec"), `"`)), labels[name])
 			}
 		case 3:
@@ -473,7 +477,7 @@ func anyOrder(t *testing.T, random *rand.Rand) {
 			if random.IntN(2) == 0 {
 				// Something happens between what was decided and its being written.
 				w.tracker.decideAll(w.clock.Now())
-				w.write(name, fmt.Sprintf("text-%d.", random.IntN(3)), labels[name])
+				w.write(name, text(), labels[name])
 				if p, _ := w.tracker.next(); p != nil {
 					w.tracker.writeOne(context.Background(), w, p)
 				}
@@ -495,12 +499,27 @@ func anyOrder(t *testing.T, random *rand.Rand) {
 		w.look()
 		w.clock.Step(retryInterval)
 	}
-	for name := range w.stored {
-		if c, _ := istio.GetCondition(w.stored[name], istio.ConditionDistributed); c.Status != metav1.ConditionTrue {
-			t.Errorf("%s says %v in the end", name, c)
+	waiting, s := 0, w.builder.Snapshot("default")
+	for name, o := range w.stored {
+		status, reason := metav1.ConditionTrue, ReasonDistributed
+		message, is := s.LacksHosts("VirtualService", o.Namespace, o.Name)
+		if is {
+			reason = ReasonInPart
+		}
+		if i := slices.IndexFunc(s.Quarantined, func(q v1alpha1.QuarantinedResource) bool { return q.Namespace == o.Namespace && q.Name == o.Name }); i >= 0 {
+			status, reason, message = metav1.ConditionFalse, ReasonCannotBeSent, s.Quarantined[i].Message
+		}
+		if why, text, held := s.HeldBackReason(o.Cluster(), "VirtualService", o.Namespace, o.Name); held {
+			status, reason, message = metav1.ConditionFalse, why, text
+		}
+		if status == metav1.ConditionFalse {
+			waiting++
+		}
+		if c, _ := istio.GetCondition(o, istio.ConditionDistributed); c.Status != status || c.Reason != reason || !strings.HasSuffix(c.Message, message) {
+			t.Errorf("in the end %s says %+v, want %s %s: %s", name, c, status, reason, message)
 		}
 	}
-	if w.pending() != 0 {
-		t.Errorf("%d are pending in the end", w.pending())
+	if w.pending() != waiting {
+		t.Errorf("%d are pending in the end, and %d are not in the mesh", w.pending(), waiting)
 	}
 }

@@ -99,6 +99,7 @@ func (t *Tracker) verdict(p *pending, j *judgement, now time.Time) (verdict *ist
 		c := condition(status, reason, fmt.Sprintf(format, args...), 0)
 		return &c
 	}
+	p.why = ""
 	if p.mesh == "" {
 		c := notInMesh(p.id.cluster, p.id.namespace)
 		return &c, true
@@ -106,10 +107,10 @@ func (t *Tracker) verdict(p *pending, j *judgement, now time.Time) (verdict *ist
 	if j.snapshot == nil {
 		return nil, false
 	}
-	if t.options.Held != nil {
-		if reason, message, held := t.options.Held(j.snapshot, j.kind, p.object); held {
-			return as(metav1.ConditionFalse, reason, "%s", message), false
-		}
+	kind := t.kinds[j.kind].Name
+	if reason, message, held := j.snapshot.HeldBackReason(p.id.cluster, kind, p.id.namespace, p.id.name); held {
+		p.why = message
+		return as(metav1.ConditionFalse, reason, "%s", message), false
 	}
 	if message, is := j.quarantined[quarantinedKey{p.id.cluster, p.id.namespace, p.id.name}]; is {
 		return as(metav1.ConditionFalse, ReasonCannotBeSent, "It cannot be sent to control planes: %s", message), false
@@ -129,7 +130,8 @@ func (t *Tracker) verdict(p *pending, j *judgement, now time.Time) (verdict *ist
 	}
 	switch {
 	case c.meant > 0 && c.have == c.meant:
-		if message, lacks := j.snapshot.LacksHosts(t.kinds[j.kind].Name, p.id.namespace, p.id.name); lacks {
+		if message, lacks := j.snapshot.LacksHosts(kind, p.id.namespace, p.id.name); lacks {
+			p.why = message
 			return as(metav1.ConditionTrue, ReasonInPart, "Acknowledged by %s%s, but %s", of, j.proxies, message), true
 		}
 		return as(metav1.ConditionTrue, ReasonDistributed, "Acknowledged by %s%s", of, j.proxies), true

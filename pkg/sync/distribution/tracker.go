@@ -94,8 +94,11 @@ type pending struct {
 	moved  bool      // it has come to the mesh since it was written
 	// desired is what the condition is to be; nil while that is open.
 	desired *istio.Condition
-	queued  bool
-	notYet  time.Time // not to be written before
+	// why is what the condition's message has to end with. What else messages say, such as
+	// how many have it, is of the moment in which they are written.
+	why    string
+	queued bool
+	notYet time.Time // not to be written before
 }
 
 type meshPending struct {
@@ -259,8 +262,9 @@ func (t *Tracker) settled(p snapshot.Placement) bool {
 	if s == nil {
 		return false
 	}
+	message, lacks := s.LacksHosts(t.kinds[p.Kind].Name, p.Object.Namespace, p.Object.Name)
 	_, listed := s.Lists[p.Kind].Get(p.Object.Namespace + "/" + p.Object.Name)
-	return listed
+	return listed && lacks == (c.Reason == ReasonInPart) && strings.HasSuffix(c.Message, message)
 }
 
 // add makes an object pending; the lock must be held.
@@ -433,7 +437,7 @@ func (t *Tracker) decide(p *pending, j *judgement, now time.Time) {
 		verdict = &pending
 	}
 	verdict.ObservedGeneration = p.object.Generation
-	if has && c.Is(*verdict) {
+	if has && c.Is(*verdict) && strings.HasSuffix(c.Message, p.why) {
 		if final {
 			t.drop(p)
 		}

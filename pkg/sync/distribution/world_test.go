@@ -13,6 +13,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
@@ -20,6 +21,8 @@ import (
 
 	"github.com/vmesh-io/vmesh/pkg/apis/istio"
 	"github.com/vmesh-io/vmesh/pkg/apis/object"
+	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/ownership"
+	"github.com/vmesh-io/vmesh/pkg/policy"
 	"github.com/vmesh-io/vmesh/pkg/sync/snapshot"
 	"github.com/vmesh-io/vmesh/pkg/sync/xds"
 )
@@ -40,6 +43,7 @@ type world struct {
 
 	mu       sync.Mutex
 	stored   map[string]*object.Object
+	writing  string // the object that is being written
 	revision int64
 	writes   int
 	fail     error
@@ -72,6 +76,10 @@ func newWorld(t testing.TB, options Options) *world {
 			}
 			return proto.MarshalOptions{}.MarshalAppend(dst, wrapperspb.String(text))
 		},
+		Admit: func(o *object.Object, _ *ownership.View, _ *policy.Exports) (*object.Object, []policy.Violation, error) {
+			return o, nil, nil
+		},
+		Share: share,
 	}}
 	w.builder = snapshot.NewBuilder(kinds, nil)
 	options.Clock = w.clock
@@ -79,7 +87,7 @@ func newWorld(t testing.TB, options Options) *world {
 	w.builder.Follow(w)
 	w.marker = Marker{
 		Outlook: w.tracker.Outlook, Now: w.clock.Now,
-		Cluster: func(context.Context) (string, error) { return "c", nil },
+		Cluster: func(context.Context) (string, error) { return clusterOf(w.writing), nil },
 	}
 	for _, s := range w.builder.Sources() {
 		w.observe[s.Resource.Resource] = s.Observer
@@ -97,16 +105,31 @@ func newWorld(t testing.TB, options Options) *world {
 	return w
 }
 
-// start reads all sources: virtual cluster c owns all namespaces of mesh "default".
+// share is what an object says for the hosts that its label names.
+func share(o *object.Object, owners *ownership.View) *policy.Shared {
+	hosts := strings.Split(o.Labels["hosts"], "_")
+	entry := &object.Object{}
+	entry.Namespace, entry.Name, entry.CreationTimestamp = o.Namespace, o.Name, o.CreationTimestamp
+	if o.Labels["hosts"] == "" || entry.SetContent(map[string]any{"spec": map[string]any{"hosts": []any{hosts[0], hosts[len(hosts)-1]}}}) != nil {
+		return nil
+	}
+	return policy.Share("ServiceEntry", entry, owners)
+}
+
+// start reads all sources: virtual cluster c owns all namespaces of mesh "default" but one,
+// which is d's, and lets that speak for its hosts.
 func (w *world) start(objects ...*object.Object) {
 	for _, o := range objects {
 		w.keep(o)
 	}
-	mesh, cluster := &object.Object{}, w.cluster("*")
-	mesh.Name = "default"
+	mesh, d := &object.Object{}, &object.Object{}
+	mesh.Name, d.Name = "default", "d"
+	if err := d.SetContent(map[string]any{"spec": map[string]any{"mesh": "default", "namespaces": []any{"far"}}}); err != nil {
+		w.t.Fatal(err)
+	}
 	w.observe["namespaces"].Replaced(nil, 1)
 	w.observe["virtualservices"].Replaced(objects, 1)
-	w.observe["virtualclusters"].Replaced([]*object.Object{cluster}, 1)
+	w.observe["virtualclusters"].Replaced([]*object.Object{w.cluster("*"), d}, 1)
 	w.observe["meshes"].Replaced([]*object.Object{mesh}, 1)
 	<-w.builder.Synced()
 	w.settle()
@@ -114,8 +137,11 @@ func (w *world) start(objects ...*object.Object) {
 
 func (w *world) cluster(namespaces ...any) *object.Object {
 	o := &object.Object{}
-	o.Name = "c"
-	if err := o.SetContent(map[string]any{"spec": map[string]any{"mesh": "default", "namespaces": namespaces}}); err != nil {
+	o.Name, o.CreationTimestamp = "c", metav1.Unix(1, 0) // after d, which keeps its namespace
+	if err := o.SetContent(map[string]any{"spec": map[string]any{
+		"mesh": "default", "namespaces": namespaces, "hosts": []any{"a.com", "b.com"},
+		"grants": []any{map[string]any{"to": "d", "hosts": []any{"a.com", "b.com"}}},
+	}}); err != nil {
 		w.t.Fatal(err)
 	}
 	return o
@@ -151,10 +177,18 @@ func (w *world) settle() {
 	}
 }
 
+// clusterOf is the virtual cluster that an object is of.
+func clusterOf(name string) string {
+	if strings.HasPrefix(name, "far/") {
+		return "d"
+	}
+	return "c"
+}
+
 func newObject(t testing.TB, name, text string) *object.Object {
 	o := &object.Object{}
 	o.Namespace, o.Name, _ = strings.Cut(name, "/")
-	o.SetCluster("c")
+	o.SetCluster(clusterOf(name))
 	if err := o.SetContent(map[string]any{"spec": text}); err != nil {
 		t.Fatal(err)
 	}
@@ -179,11 +213,13 @@ func (w *world) write(name, text string, labels map[string]string) *object.Objec
 	w.t.Helper()
 	o, old := newObject(w.t, name, text), w.stored[name]
 	o.Labels = labels
+	w.writing = name
 	if old == nil {
 		o.Generation = 1
+		o.CreationTimestamp = metav1.Unix(w.revision*7%10, 0)
 		o.UID = types.UID(fmt.Sprint(w.revision))
 	} else {
-		o.UID, o.Generation = old.UID, old.Generation
+		o.UID, o.Generation, o.CreationTimestamp = old.UID, old.Generation, old.CreationTimestamp
 		if string(o.Field("spec")) != string(old.Field("spec")) {
 			o.Generation++
 		}
