@@ -59,8 +59,8 @@ since, go to revision R-1.
 What is to be done is shown first, as diffs, and asked about on a terminal. It is done by ordinary
 writes under your name, so admission, RBAC, quotas and protection decide as ever, and what
 they refuse is told. Objects that were deleted since come back (as new ones, with new UIDs), and objects that were
-made since are deleted. Nothing that somebody changes meanwhile is overwritten. Run again, the command has nothing
-left to do.
+made since are deleted. What was deleted and made anew since, with what cannot be changed such as another roleRef, is
+replaced. Nothing that somebody changes meanwhile is overwritten. Run again, the command has nothing left to do.
 
 It undoes changes that the history has, of objects that you may read. If the history does not reach back so far, nothing is done.
 Secrets, events, leases, endpoints, pods and nodes have no history and stay as they are; so do namespaces
@@ -312,7 +312,7 @@ func (o *rollbackOptions) apply(ctx context.Context, client *clusterClient, step
 	return refused
 }
 
-var past = map[action]string{create: "created", update: "updated", remove: "deleted"}
+var past = map[action]string{create: "created", update: "updated", remove: "deleted", replace: "replaced"}
 
 // reason is why a write was refused, and what to do where it is not plain.
 func reason(err error, dryRun bool) string {
@@ -339,12 +339,50 @@ func (c *clusterClient) do(ctx context.Context, s *step, dryRun bool) error {
 		_, err = resource.Create(ctx, s.object, metav1.CreateOptions{DryRun: dry, FieldManager: rollbackManager})
 	case update:
 		_, err = resource.Update(ctx, s.object, metav1.UpdateOptions{DryRun: dry, FieldManager: rollbackManager})
-	case remove:
-		uid, revision := s.current.GetUID(), s.current.GetResourceVersion()
-		err = resource.Delete(ctx, s.name, metav1.DeleteOptions{DryRun: dry, Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &revision}})
-		if apierrors.IsNotFound(err) {
-			err = nil // with its owner, say
+		if apierrors.IsInvalid(err) && s.remade {
+			err = c.replace(ctx, resource, s, dry, err)
 		}
+	case remove:
+		err = c.delete(ctx, resource, s, dry)
+	}
+	return err
+}
+
+// delete deletes what there was when the plan was made.
+func (c *clusterClient) delete(ctx context.Context, resource dynamic.ResourceInterface, s *step, dry []string) error {
+	uid, revision := s.current.GetUID(), s.current.GetResourceVersion()
+	err := resource.Delete(ctx, s.name, metav1.DeleteOptions{DryRun: dry, Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &revision}})
+	if apierrors.IsNotFound(err) {
+		err = nil // with its owner, say
+	}
+	return err
+}
+
+// replace deletes an object that cannot be changed, and makes what there was. If that is refused
+// after all, it makes what it has deleted once more.
+func (c *clusterClient) replace(ctx context.Context, resource dynamic.ResourceInterface, s *step, dry []string, why error) error {
+	// Under another name, for what is there is in the way.
+	probe := s.recreated()
+	probe.SetName("")
+	probe.SetGenerateName(s.name + "-")
+	_, err := resource.Create(ctx, probe, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}, FieldManager: rollbackManager})
+	if err == nil {
+		err = c.delete(ctx, resource, s, dry)
+	}
+	if err != nil {
+		return fmt.Errorf("%w; nor can it be deleted and made anew: %w", why, err)
+	}
+	if len(dry) == 0 {
+		_, err = resource.Create(ctx, s.recreated(), metav1.CreateOptions{FieldManager: rollbackManager})
+	}
+	if err == nil {
+		s.action = replace
+		return nil
+	}
+	err = fmt.Errorf("%w; nor can it be made anew: %w", why, err)
+	now := target{gvr: s.gvr, then: s.current.Object}
+	if _, lost := resource.Create(ctx, now.recreated(), metav1.CreateOptions{FieldManager: rollbackManager}); lost != nil {
+		err = fmt.Errorf("%w; it is deleted now, and cannot be made as it was a moment ago either: %w", err, lost)
 	}
 	return err
 }

@@ -22,6 +22,8 @@ type target struct {
 	then map[string]any
 	// known is the object as the history last has it.
 	known map[string]any
+	// remade says that what there is may be another object of that name than the one there was.
+	remade bool
 	// lost says why the history has not what it was.
 	lost string
 }
@@ -60,6 +62,7 @@ func targets(changes []*v1alpha1.Change) ([]*target, error) {
 		if t.then, err = content(c.Before); err != nil {
 			return nil, fmt.Errorf("change %s: %w", c.Name, err)
 		}
+		t.remade = t.remade || c.Operation == v1alpha1.ChangeCreate
 		t.lost = ""
 		if c.Omitted != "" && c.Operation != v1alpha1.ChangeCreate {
 			t.lost = fmt.Sprintf("change %s has not kept what it was: %s", c.Name, c.Omitted)
@@ -78,8 +81,10 @@ const (
 	create action = "create"
 	update action = "update"
 	remove action = "delete"
-	keep   action = "keep" // although it should not be there
-	refuse action = "cannot"
+	// replace is what an update becomes if an object was made anew since with what cannot be changed.
+	replace action = "replace"
+	keep    action = "keep" // although it should not be there
+	refuse  action = "cannot"
 )
 
 // step is what is to be done to one object.

@@ -253,6 +253,41 @@ func TestWhatRefusesAWriteRefusesARollback(t *testing.T) {
 	mustVmesh(t, admin, 0, []string{"virtualservice/held deleted"}, "rollback", "-n", "default", "--to-revision", start, "--yes")
 }
 
+// An object that was made anew with what cannot be changed is replaced, by whoever may make it.
+func TestWhatCannotBeChangedIsReplaced(t *testing.T) {
+	t.Parallel()
+	admin := newTenant(t, shared)
+	const configMaps = "/api/v1/namespaces/default/configmaps"
+	fixed := func(x string) string {
+		return fmt.Sprintf(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"fixed"},"data":{"x":%q},"immutable":true}`, x)
+	}
+	is := func(want string) {
+		t.Helper()
+		if got := mustDo(t, admin.raw, http.MethodGet, configMaps+"/fixed", "").Text("data", "x"); got != want {
+			t.Errorf("x is %q, want %q", got, want)
+		}
+	}
+	mustDo(t, admin.raw, http.MethodPost, configMaps, fixed("then"))
+	then := changes(t, admin.raw, "", "?limit=1")[0].Name
+	mustDo(t, admin.raw, http.MethodDelete, configMaps+"/fixed", "")
+	mustDo(t, admin.raw, http.MethodPost, configMaps, fixed("now"))
+
+	kubectlAs(t, admin, "create", "role", "changer", "--verb=get,list,update,delete", "--resource=configmaps", "-n", "default")
+	kubectlAs(t, admin, "create", "role", "reader", "--verb=get,list", "--resource=changes.vmesh.io", "-n", "default")
+	bindIn(t, admin, "default", "changer", "Role", "changer", "User", "changer")
+	bindIn(t, admin, "default", "reader", "Role", "reader", "User", "changer")
+	changer := shared.as(t, admin.name, "changer", "changers")
+	says(t, changer, "configmap/fixed", "get", "changes")
+	args := []string{"rollback", "-n", "default", "--to-revision", then, "--yes"}
+	mustVmesh(t, changer, 2, []string{"immutable", "nor can it be deleted and made anew", `cannot create resource "configmaps"`}, "rollback", "configmap/fixed", "-n", "default", "--to-revision", then, "--yes")
+	is("now")
+	mustVmesh(t, admin, 0, []string{"default/configmap/fixed replaced (server dry run)"}, append(args, "--dry-run", "server")...)
+	is("now")
+	mustVmesh(t, admin, 0, []string{"update default/configmap/fixed", "default/configmap/fixed replaced"}, args...)
+	is("then")
+	mustVmesh(t, admin, 0, []string{"Nothing to do"}, args...)
+}
+
 func TestANamespaceAndAWholeVirtualClusterAreBroughtBack(t *testing.T) {
 	t.Parallel()
 	const objects = 1000
