@@ -116,14 +116,13 @@ func (s *state) arrange(stages []snapshot.Stage) (*state, bool) {
 	return out.settle(), true
 }
 
-// settle ends the rollout when all stages have the newest, or what is the same.
+// settle counts what is the same as the newest as that: the rollout has come to the stages that
+// have it, and ends when that is all.
 func (s *state) settle() *state {
-	for _, stage := range s.Stages {
+	for i, stage := range s.Stages {
 		if stage.Generation != s.Head && s.Versions[stage.Generation] != s.Versions[s.Head] {
 			return s
 		}
-	}
-	for i := range s.Stages {
 		s.Stages[i].Generation = s.Head
 	}
 	s.Good = s.Head
