@@ -238,23 +238,31 @@ func (c *cache) whole(s *state, at time.Time) (*os.File, *cacheWriter, error) {
 	return nil, nil, errors.Join(err, file.Close())
 }
 
-// replace makes a file that holds a state the cache.
+// replace makes a file that holds a state the cache, once it holds what came meanwhile as well:
+// all of that was on the disk by the file that is replaced.
 func (c *cache) replace(ctx context.Context, file *os.File, writer *cacheWriter, s *state) {
-	if c.file != nil {
-		_ = c.file.Close() // all that is in it is in the new one
+	var err error
+	if c.latest != s {
+		if err = writer.group(c.kinds, s, c.latest, c.at); err == nil {
+			err = file.Sync()
+		}
+		writer.synced = writer.size
 	}
-	c.file, c.writer, c.state = file, writer, s
-	err := os.Rename(filepath.Join(c.dir, cacheNext), filepath.Join(c.dir, cacheFile))
+	if err == nil {
+		err = os.Rename(filepath.Join(c.dir, cacheNext), filepath.Join(c.dir, cacheFile))
+	}
 	if err == nil {
 		err = syncDir(c.dir)
 	}
 	if err != nil {
+		_ = file.Close() // what it could say is not news
 		c.failed(ctx, err)
 		return
 	}
-	if c.latest != s {
-		c.append(ctx)
+	if c.file != nil {
+		_ = c.file.Close() // all that is in it is in the new one
 	}
+	c.file, c.writer, c.state, c.dirty = file, writer, c.latest, false
 }
 
 // close ends the use of the file. It must be the last call.
