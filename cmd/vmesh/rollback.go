@@ -27,6 +27,9 @@ import (
 // rollbackManager is the field manager of what a rollback writes.
 const rollbackManager = "vmesh-rollback"
 
+// replacePatience is how long it may take to replace an object, once that has begun.
+const replacePatience = 30 * time.Second
+
 // incomplete is the error of a rollback of which a part was refused.
 type incomplete struct{ refused, all int }
 
@@ -285,7 +288,7 @@ func (o *rollbackOptions) apply(ctx context.Context, client *clusterClient, step
 			return true
 		case ctx.Err() != nil:
 			return false
-		case last:
+		case last || s.action == replace: // what the plan was made of is gone
 			fmt.Fprintf(o.errOut, "error: %s was not %s: %s\n", s, past[s.action], reason(err, o.dryRun == "server"))
 		}
 		return false
@@ -297,7 +300,7 @@ func (o *rollbackOptions) apply(ctx context.Context, client *clusterClient, step
 		}
 		switch {
 		case attempt(s, s.action == remove):
-		case s.action == remove:
+		case s.action == remove || s.action == replace:
 			refused++
 		default:
 			again = append(again, s)
@@ -359,24 +362,29 @@ func (c *clusterClient) delete(ctx context.Context, resource dynamic.ResourceInt
 }
 
 // replace deletes an object that cannot be changed, and makes what there was. If that is refused
-// after all, it makes what it has deleted once more.
+// after all, it makes what it has deleted once more. It is not interrupted between the two.
 func (c *clusterClient) replace(ctx context.Context, resource dynamic.ResourceInterface, s *step, dry []string, why error) error {
+	if finalizers := s.current.GetFinalizers(); len(finalizers) > 0 {
+		return fmt.Errorf("%w; nor can it be deleted and made anew at once, for it has finalizers (%s)", why, strings.Join(finalizers, ", "))
+	}
 	// Under another name, for what is there is in the way.
 	probe := s.recreated()
 	probe.SetName("")
 	probe.SetGenerateName(s.name + "-")
 	_, err := resource.Create(ctx, probe, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}, FieldManager: rollbackManager})
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), replacePatience)
+	defer cancel()
 	if err == nil {
 		err = c.delete(ctx, resource, s, dry)
 	}
 	if err != nil {
 		return fmt.Errorf("%w; nor can it be deleted and made anew: %w", why, err)
 	}
+	s.action = replace
 	if len(dry) == 0 {
 		_, err = resource.Create(ctx, s.recreated(), metav1.CreateOptions{FieldManager: rollbackManager})
 	}
 	if err == nil {
-		s.action = replace
 		return nil
 	}
 	err = fmt.Errorf("%w; nor can it be made anew: %w", why, err)

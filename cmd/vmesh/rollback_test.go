@@ -2,8 +2,11 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
 
 	"github.com/vmesh-io/vmesh/pkg/apis/vmesh/v1alpha1"
 )
@@ -156,6 +161,100 @@ func TestWhatIsReferredToIsWrittenFirstAndDeletedLast(t *testing.T) {
 		"delete virtualservices/v, delete services/s, cannot namespaces/r"
 	if strings.Join(got, ", ") != want {
 		t.Errorf("got %s", strings.Join(got, ", "))
+	}
+}
+
+// What cannot be changed is replaced wholly or not at all, whatever happens on the way.
+func TestNothingIsLostWhereAnObjectIsReplaced(t *testing.T) {
+	then, now := service("", `{"port":1}`), service(`"uid":"u","resourceVersion":"9"`, `{"port":2}`)
+	for _, c := range []struct {
+		name, current     string
+		interrupt, refuse bool
+		left              string // the spec of what is there at last
+		says              []string
+	}{
+		{"it is replaced", now, false, false, `{"port":1}`, []string{"n/virtualservice/x replaced"}},
+		{"somebody interrupts", now, true, false, `{"port":1}`, []string{"n/virtualservice/x replaced"}},
+		{"it is refused after all", now, false, true, `{"port":2}`, []string{"error: n/virtualservice/x was not replaced", "port is fixed", "no room"}},
+		{"its deletion would be held up", service(`"uid":"u","resourceVersion":"9","finalizers":["a/b"]`, `{"port":2}`), false, false, `{"port":2}`,
+			[]string{"error: n/virtualservice/x was not updated", "port is fixed", "it has finalizers (a/b)"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			stored := tree(t, c.current)
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				answer := func(code int, reason metav1.StatusReason, message string) {
+					w.Header().Set("Content-Type", "application/json")
+					w.WriteHeader(code)
+					status := metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusFailure, Code: int32(code), Reason: reason, Message: message}
+					if err := json.NewEncoder(w).Encode(status); err != nil {
+						t.Error(err)
+					}
+				}
+				got := &unstructured.Unstructured{}
+				if r.Method != http.MethodDelete {
+					if err := json.NewDecoder(r.Body).Decode(&got.Object); err != nil {
+						t.Error(err)
+					}
+				}
+				spec, err := json.Marshal(got.Object["spec"])
+				if err != nil {
+					t.Error(err)
+				}
+				switch dry := r.URL.Query().Has("dryRun"); {
+				case r.Method == http.MethodPut:
+					answer(http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, "port is fixed")
+					return
+				case r.Method == http.MethodDelete:
+					stored = nil
+					if c.interrupt {
+						cancel()
+					}
+				case !dry && stored != nil:
+					answer(http.StatusConflict, metav1.StatusReasonAlreadyExists, "it is there")
+					return
+				case !dry && c.refuse && string(spec) == `{"port":1}`:
+					answer(http.StatusForbidden, metav1.StatusReasonForbidden, "no room")
+					return
+				case !dry:
+					stored = got
+				}
+				w.Header().Set("Content-Type", "application/json")
+				if err := json.NewEncoder(w).Encode(tree(t, then)); err != nil {
+					t.Error(err)
+				}
+			}))
+			defer server.Close()
+			api, err := dynamic.NewForConfig(&rest.Config{Host: server.URL})
+			if err != nil {
+				t.Fatal(err)
+			}
+			all, err := targets([]*v1alpha1.Change{changed(3, "", now), changed(2, then, "")})
+			if err != nil || len(all) != 1 {
+				t.Fatal(all, err)
+			}
+			var out bytes.Buffer
+			o := rollbackOptions{out: &out, errOut: &out}
+			o.apply(ctx, &clusterClient{Interface: api}, []*step{all[0].plan(tree(t, c.current))}, 1)
+			server.Close()
+			left := "nothing"
+			if stored != nil {
+				data, err := json.Marshal(stored.Object["spec"])
+				if err != nil {
+					t.Fatal(err)
+				}
+				left = string(data)
+			}
+			if left != c.left {
+				t.Errorf("%s is left, want %s", left, c.left)
+			}
+			for _, want := range c.says {
+				if strings.Count(out.String(), want) != 1 {
+					t.Errorf("it does not say %q once:\n%s", want, out.String())
+				}
+			}
+		})
 	}
 }
 
