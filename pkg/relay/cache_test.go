@@ -128,6 +128,45 @@ func TestARelayThatIsKilledHasAllThatItServed(t *testing.T) {
 	}
 }
 
+// From the moment in which a new file takes the old one's place, a relay may be killed: it has
+// all that was put until then. Here the new file cannot take that place.
+func TestAFileThatIsWrittenAnewHasWhatCameMeanwhile(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, cacheFile, "in the way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	kinds := meshKinds()
+	c := &cache{dir: dir, mesh: "east", kinds: kinds, wake: make(chan struct{}, 1)}
+	put := func(s *state, value string) *state {
+		t.Helper()
+		updates := []snapshot.Update{set(t, "ns/counter", value)}
+		next, err := s.with(change{typeURL: kinds[0].TypeURL, updates: updates, version: snapshot.Empty.With(updates, time.Now()).Version()}, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.put(t.Context(), next)
+		return next
+	}
+	first := put(emptyState(2, len(kinds)), "1")
+	file, writer, err := c.whole(first, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(first, "2")
+	c.replace(t.Context(), file, writer, first)
+	data, err := os.ReadFile(filepath.Join(dir, cacheNext))
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, err := readCache(data, "east", kinds, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := counterOf(t, held.state); got != 2 {
+		t.Errorf("the new file has %d, and 2 was put", got)
+	}
+}
+
 func TestALongLogIsWrittenAnew(t *testing.T) {
 	defer leak.VerifyNone(t, goleak.IgnoreCurrent())
 	dir := t.TempDir()
