@@ -178,11 +178,16 @@ func (s *Shared) Alone() bool { return s.alone }
 // Cluster is the virtual cluster of the object.
 func (s *Shared) Cluster() string { return s.cluster }
 
-// Taken says that an object has lost a host, which this one has.
+// Taken says that an object has lost a host, which this one has: a VirtualService for the
+// sidecars, as at gateways all are merged.
 func (s *Shared) Taken(host string) Violation {
+	where := ""
+	if s.kind == virtualService {
+		where = " at gateway mesh"
+	}
 	return Violation{Field: "spec.hosts", Reason: ReasonHostTaken, Message: fmt.Sprintf(
-		"%q is taken: %s %s/%s of virtual cluster %q is older and is seen by all that would see this one: agree on one of them, or export this one to its own namespace alone (exportTo: [\".\"])",
-		host, s.kind, s.namespace, s.name, s.cluster)}
+		"%q is taken%s: %s %s/%s of virtual cluster %q is older and is seen by all that would see this one: agree on one of them, or export this one to its own namespace alone (exportTo: [\".\"])",
+		host, where, s.kind, s.namespace, s.name, s.cluster)}
 }
 
 // readRoutes says whether a VirtualService has HTTP routes that leave nothing of a host to

@@ -225,7 +225,7 @@ func TestAnObjectThatHasLostOneOfItsHostsIsToldWhoHasIt(t *testing.T) {
 			})
 		}
 	}
-	says(`True DistributedInPart: Acknowledged by 1 of 1 control plane, but spec.hosts: "open.bank.example.com" is taken: VirtualService shop/routes of virtual cluster "shop" is older`,
+	says(`True DistributedInPart: Acknowledged by 1 of 1 control plane, but spec.hosts: "open.bank.example.com" is taken at gateway mesh: VirtualService shop/routes of virtual cluster "shop" is older`,
 		map[string]string{open: "stall", own: "newest"})
 	if out, err := harness.Kubectl(ctx, shop.kubeconfig, "", "delete", "virtualservice", "routes", "-n", "shop"); err != nil {
 		t.Fatal(err, out)

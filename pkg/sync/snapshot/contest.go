@@ -43,7 +43,7 @@ func (s *speaker) taken() (v policy.Violation, some bool) {
 		}
 	}
 	if more > 0 {
-		v.Message += fmt.Sprintf(" (and so are %d more)", more)
+		v.Message += fmt.Sprintf(" (hosts taken in all: %d)", more+1)
 	}
 	return v, some
 }

@@ -348,7 +348,7 @@ func TestAContestEndsTheSameHoweverItCameAbout(t *testing.T) {
 				}
 			}
 			if taken > 1 {
-				want += fmt.Sprintf(" (and so are %d more)", taken-1)
+				want += fmt.Sprintf(" (hosts taken in all: %d)", taken)
 			}
 			if in[s.key] = !s.said.Alone() || taken < len(s.said.Hosts); !in[s.key] {
 				want = "out" + want

@@ -766,10 +766,12 @@ func (m *mesh) contend(kind int, of *Kind, todo map[string]pending, r *results, 
 			again[s.key] = pending{object: s.object}
 		}
 	})
-	for key, p := range todo {
-		_, is := told[key]
-		if _, kept := r.kept[key]; !is && !kept {
-			m.tellInPart(kind, of.Name, key, p.object, policy.Violation{}, false)
+	if m.inPart.tree != nil {
+		for key, p := range todo {
+			_, is := told[key]
+			if _, kept := r.kept[key]; !is && !kept {
+				m.tellInPart(kind, of.Name, key, p.object, policy.Violation{}, false)
+			}
 		}
 	}
 	if len(gone) > 0 {
